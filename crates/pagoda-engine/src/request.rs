@@ -1,0 +1,40 @@
+//! What a client asks of the engine, in token ids. Owns no state: the server builds it, the engine consumes it.
+
+use std::sync::Arc;
+
+use crate::{SamplingParams, TokenId};
+
+/// One generation request: a prompt, how to continue it, and how often.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The prompt's token ids; at least one.
+    pub prompt: Vec<TokenId>,
+    /// How the executor chooses tokens. Carried unopened.
+    pub sampling: Arc<SamplingParams>,
+    /// When a sequence of this request ends.
+    pub stop: StopCriteria,
+    /// How many sequences continue the prompt (`n`); at least one. They share the prompt's blocks.
+    pub num_sequences: u32,
+    /// Lower is served first. Waiting raises it (aging), so that no request starves.
+    pub priority: i32,
+    /// Only requests with equal salts share cached blocks: one tenant cannot probe another's prompts by timing.
+    pub cache_salt: CacheSalt,
+    /// Logprobs of this many alternatives for every prompt token; `Some(0)` gives the prompt token's own. Such a
+    /// request matches nothing in the prefix cache, because every position must be computed.
+    pub prompt_logprobs: Option<u32>,
+}
+
+/// When a sequence ends. Stop *strings* are the server's business: it closes the stream.
+#[derive(Clone, Debug, Default)]
+pub struct StopCriteria {
+    /// Output tokens after which the sequence ends with [`crate::FinishReason::Length`]. 0 computes the prompt only.
+    pub max_tokens: u32,
+    /// Output tokens before which no stop token may be chosen.
+    pub min_tokens: u32,
+    /// Tokens that end the sequence (end of text, end of turn, the client's `stop_token_ids`). Empty for `ignore_eos`.
+    pub stop_token_ids: Arc<[TokenId]>,
+}
+
+/// The domain within which prefixes are shared: tenant and the client's `cache_salt`. Empty is the common domain.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct CacheSalt(pub Vec<u8>);

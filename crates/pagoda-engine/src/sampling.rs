@@ -50,3 +50,15 @@ impl SamplingParams {
         self.frequency_penalty != 0.0 || self.presence_penalty != 0.0 || self.repetition_penalty != 1.0
     }
 }
+
+/// Logprobs of one token, from the raw logits. The server's executors use `Option<TokenLogprobs>` as their payload; the
+/// engine passes it on unopened.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenLogprobs {
+    /// Natural log-probability of the token.
+    pub logprob: f32,
+    /// Its rank, from 1.
+    pub rank: u32,
+    /// The likeliest tokens, best first.
+    pub top: Vec<(TokenId, f32)>,
+}

@@ -1,1 +1,15 @@
-//! Placeholder.
+//! The ops on the CPU: a fast SIMD, multi-threaded path, and [`mod@reference`], the obvious oracle of each op.
+//!
+//! Owns: packed weights, the KV cache's memory, the thread pool, the kernels. Does not know: models, scheduling, text.
+//!
+//! The numerics law: SIMD lanes run over outputs, never over a reduction; every output is summed in index order with the
+//! same accumulators whether a call has 1 row or 512; threads split outputs only. So an answer has the same bits whatever
+//! else is in the batch.
+
+mod backend;
+mod options;
+pub mod reference;
+mod rng;
+
+pub use backend::{CpuBackend, CpuBatch, CpuPending, CpuTensor, CpuVector, CpuWeight};
+pub use options::{CpuOptions, Isa};

@@ -1,3 +1,50 @@
-//! Placeholder.
-mod event; mod executor; mod ids; mod plan; mod request; mod sampling;
-pub use event::*; pub use executor::*; pub use ids::*; pub use plan::*; pub use request::*; pub use sampling::*;
+//! The engine: sequences, the paged KV cache, the scheduler and the step loop.
+//!
+//! What it is: a deterministic state machine that decides who runs next and where the KV of every token lives, and a
+//! thread that drives an [`Executor`] with the plans. What it is not: it knows no float, no device, no HTTP and no text.
+//!
+//! ```text
+//!  any thread                        engine thread (owns all state)                     device
+//!  ──────────                        ──────────────────────────────                     ──────
+//!  Request ─ EngineHandle::submit ─► bounded queue ─► Engine::add_request
+//!                                                      │
+//!                                 ┌────────────────────┴───────────── Engine::step ──┐
+//!                                 │ plan   = scheduler.schedule(&mut kv) -> StepPlan  │
+//!                                 │ ticket = executor.launch(&plan)  ─────────────────┼─► copies, forward, sample
+//!                                 │ output = executor.wait(ticket)   ◄────────────────┼── tokens
+//!                                 │ events = scheduler.commit(plan, output, &mut kv)  │
+//!                                 └────────────────────┬──────────────────────────────┘
+//!  RequestStream ◄── RequestEvent ─────────────────────┘
+//! ```
+//!
+//! Invariants: one thread owns all state, others send messages; the queue is bounded; a client can never block a step;
+//! the laws of the block manager ([`KvCacheManager`]) are checked by [`Engine::check_integrity`].
+
+mod config;
+mod engine;
+mod event;
+mod executor;
+mod handle;
+mod ids;
+mod integrity;
+mod limits;
+mod plan;
+mod request;
+mod sampling;
+mod stats;
+mod stream;
+mod thread;
+
+pub use config::*;
+pub use engine::*;
+pub use event::*;
+pub use executor::*;
+pub use handle::*;
+pub use ids::*;
+pub use integrity::*;
+pub use limits::*;
+pub use plan::*;
+pub use request::*;
+pub use sampling::*;
+pub use stats::{EngineStats, NUM_STATS};
+pub use stream::RequestStream;

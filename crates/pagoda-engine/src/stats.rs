@@ -1,0 +1,124 @@
+//! Counters and gauges of the engine: plain numbers inside the engine, published through atomics for everyone else.
+
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+macro_rules! engine_stats {
+    ($($(#[$doc:meta])* $field:ident,)+) => {
+        /// A snapshot of the engine's counters (`num_…`, since start) and gauges.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct EngineStats {
+            $($(#[$doc])* pub $field: u64,)+
+        }
+
+        /// Fields of [`EngineStats`].
+        pub const NUM_STATS: usize = [$(stringify!($field)),+].len();
+
+        impl EngineStats {
+            fn to_words(self) -> [u64; NUM_STATS] {
+                [$(self.$field),+]
+            }
+
+            fn from_words(words: [u64; NUM_STATS]) -> Self {
+                let [$($field),+] = words;
+                EngineStats { $($field),+ }
+            }
+        }
+    };
+}
+
+engine_stats! {
+    /// Gauge: requests with a sequence that holds blocks.
+    num_requests_running,
+    /// Gauge: requests accepted, none of whose sequences holds blocks.
+    num_requests_waiting,
+    /// Blocks that can be handed out: the pool without block 0.
+    kv_blocks_total,
+    /// Gauge: blocks held by a sequence or by a launched copy.
+    kv_blocks_referenced,
+    /// Gauge: blocks that nobody holds but that can be matched.
+    kv_blocks_cached,
+    /// Gauge: blocks that nobody holds and that hold nothing.
+    kv_blocks_free,
+    /// Sequences whose blocks were taken away.
+    num_preemptions,
+    /// Prompt tokens looked up in the prefix cache, once per request.
+    prefix_cache_queries,
+    /// Of these, tokens found.
+    prefix_cache_hits,
+    /// Steps launched.
+    num_steps,
+    /// Tokens computed, recomputed ones included.
+    num_scheduled_tokens,
+    /// Prompt tokens computed, recomputed ones included.
+    num_prompt_tokens,
+    /// Output tokens handed to clients.
+    num_output_tokens,
+    /// Block copies (copy-on-write and partial prefix hits).
+    num_copies,
+    /// Requests ended before they had finished (dropped streams).
+    num_aborted_requests,
+    /// Steps that the executor failed.
+    num_failed_steps,
+    /// Sum over steps of the slots in unshared blocks that held no token.
+    waste_slot_steps,
+    /// Sum over steps of the slots of all held blocks.
+    allocated_slot_steps,
+}
+
+impl EngineStats {
+    /// The share of the pool that is held, 0 to 1.
+    pub fn kv_cache_usage(&self) -> f64 {
+        ratio(self.kv_blocks_referenced, self.kv_blocks_total)
+    }
+
+    /// The share of held slots that hold no token, time-weighted over all steps, 0 to 1.
+    pub fn kv_waste(&self) -> f64 {
+        ratio(self.waste_slot_steps, self.allocated_slot_steps)
+    }
+}
+
+fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+/// One writer, many readers, no lock: a sequence lock over atomics, so that the fields of a snapshot belong together.
+pub(crate) struct StatsCell {
+    /// Odd while the writer is at work.
+    version: AtomicU64,
+    words: [AtomicU64; NUM_STATS],
+}
+
+impl StatsCell {
+    pub(crate) fn new() -> Self {
+        StatsCell { version: AtomicU64::new(0), words: [const { AtomicU64::new(0) }; NUM_STATS] }
+    }
+
+    /// Called by the engine thread only.
+    pub(crate) fn publish(&self, stats: EngineStats) {
+        let version = self.version.load(Ordering::Relaxed);
+        self.version.store(version + 1, Ordering::Relaxed);
+        fence(Ordering::Release);
+        for (word, value) in self.words.iter().zip(stats.to_words()) {
+            word.store(value, Ordering::Relaxed);
+        }
+        self.version.store(version + 2, Ordering::Release);
+    }
+
+    /// A snapshot. Tries a few times to catch the writer at rest; the writer needs some 20 ns per step, so that the last
+    /// resort, a snapshot across two steps, is a theoretical one.
+    pub(crate) fn read(&self) -> EngineStats {
+        let mut words = [0; NUM_STATS];
+        for _ in 0..64 {
+            let before = self.version.load(Ordering::Acquire);
+            for (value, word) in words.iter_mut().zip(&self.words) {
+                *value = word.load(Ordering::Relaxed);
+            }
+            fence(Ordering::Acquire);
+            if before % 2 == 0 && self.version.load(Ordering::Relaxed) == before {
+                break;
+            }
+            std::hint::spin_loop();
+        }
+        EngineStats::from_words(words)
+    }
+}

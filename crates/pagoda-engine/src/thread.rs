@@ -1,0 +1,116 @@
+//! The engine thread: takes commands between steps, steps while there is work, parks while there is none, and hands every
+//! event to its stream. If the engine panics, every stream ends with an error and the handle says `Stopped`.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+use futures_channel::mpsc::UnboundedSender;
+
+use crate::handle::{Command, Shared};
+use crate::stream::Message;
+use crate::{Engine, EngineEvent, Executor, Request, RequestError, RequestEvent, RequestId, StepOutcome};
+
+/// The way to one request's stream.
+struct Client<X> {
+    events: UnboundedSender<Message<X>>,
+    /// Places in the queue that the request takes until its first step.
+    num_queued: usize,
+}
+
+/// Owns the engine for the life of the thread.
+pub(crate) struct EngineThread<E: Executor> {
+    engine: Engine<E>,
+    commands: Receiver<Command<E::Extra>>,
+    clients: HashMap<RequestId, Client<E::Extra>>,
+    shared: Arc<Shared>,
+}
+
+impl<E: Executor> EngineThread<E> {
+    pub(crate) fn new(engine: Engine<E>, commands: Receiver<Command<E::Extra>>, shared: Arc<Shared>) -> Self {
+        EngineThread { engine, commands, clients: HashMap::new(), shared }
+    }
+
+    /// Serves until every handle is gone or the engine cannot go on.
+    pub(crate) fn run(mut self) {
+        // The engine's state is not used after a panic, only the channels are, hence AssertUnwindSafe.
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.serve()));
+        if outcome.is_err() {
+            tracing::error!("the engine panicked; every request ends with an error and no new one is taken");
+        }
+        self.shared.stop();
+        for (_, client) in self.clients.drain() {
+            // A client that is gone needs no answer.
+            let _ = client
+                .events
+                .unbounded_send(Message::Event(RequestEvent::Failed(RequestError::EngineStopped)));
+        }
+        // The executor's state may be broken as well; its destructor must not take the process down.
+        let _ = catch_unwind(AssertUnwindSafe(move || drop(self)));
+    }
+
+    fn serve(&mut self) {
+        loop {
+            if self.engine.is_idle() {
+                self.engine.assert_integrity();
+                match self.commands.recv() {
+                    Ok(command) => self.obey(command),
+                    Err(_) => return, // every handle and every stream is gone
+                }
+            }
+            while let Ok(command) = self.commands.try_recv() {
+                self.obey(command);
+            }
+            let outcome = self.engine.step();
+            self.forward_events();
+            self.shared.stats.publish(self.engine.stats());
+            if outcome == StepOutcome::Stopped {
+                return;
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command<E::Extra>) {
+        match command {
+            Command::Submit { id, request, events } => self.accept(id, request, events),
+            Command::FinishSequence { id, sample_index } => self.engine.finish_sequence(id, sample_index),
+            Command::Abort { id } => self.engine.abort(id),
+            Command::AbortAll => self.engine.fail_all(RequestError::EngineStopped),
+            Command::CheckIntegrity { answer } => {
+                // Whoever asked may be gone.
+                let _ = answer.send(self.engine.check_integrity());
+            }
+        }
+        self.forward_events();
+        self.shared.stats.publish(self.engine.stats());
+    }
+
+    fn accept(&mut self, id: RequestId, request: Request, events: UnboundedSender<Message<E::Extra>>) {
+        self.clients.insert(id, Client { events, num_queued: request.num_sequences as usize });
+        self.engine.add_request(id, request).expect("submit has checked the request against the limits");
+    }
+
+    fn forward_events(&mut self) {
+        for event in self.engine.take_events() {
+            match event {
+                EngineEvent::Request(id, event) => {
+                    let client =
+                        self.clients.get_mut(&id).expect("a request has a client until it has ended");
+                    if matches!(event, RequestEvent::Scheduled { .. }) {
+                        self.shared.release_queue(std::mem::take(&mut client.num_queued));
+                    }
+                    // A client that is gone has sent an abort.
+                    let _ = client.events.unbounded_send(Message::Event(event));
+                }
+                EngineEvent::Ended(id) => {
+                    let client = self.clients.remove(&id).expect("a request ends once");
+                    self.shared.release_queue(client.num_queued);
+                    // Released first, so that a client that has seen the end finds itself no longer counted.
+                    self.shared.release_request();
+                    let _ = client.events.unbounded_send(Message::End);
+                }
+            }
+        }
+    }
+}

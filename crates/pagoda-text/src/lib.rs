@@ -1,1 +1,37 @@
-//! Placeholder.
+//! What turns text into tokens and tokens back into text.
+//!
+//! ```text
+//! messages ──ChatTemplate──► prompt text ──Tokenizer──► token ids ──► (the engine)
+//!                                                                          │
+//! text to send ◄──StopMatcher── text delta ◄──Detokenizer── token id ◄─────┘
+//! ```
+//!
+//! * [`Tokenizer`] is built from a Hugging Face `tokenizer.json` or from the vocabulary of a GGUF file. It knows the exact
+//!   bytes of every token, and `decode` is by definition the lossy UTF-8 reading of those bytes.
+//! * [`Detokenizer`] gives the same text one token at a time, complete characters only, in constant time per token.
+//! * [`StopMatcher`] cuts that text at the stop string that completes first, whatever the split into deltas.
+//! * [`ChatTemplate`] renders a conversation with the model's own Jinja template, byte for byte as Python's `transformers`
+//!   does.
+//!
+//! # What it does not know
+//!
+//! HTTP, the engine, files, the environment and the clock (the time is passed in with each rendering).
+//!
+//! # Hostile input
+//!
+//! Tokenizer files and templates come with a model, prompts and template arguments from the network. Every entry has a
+//! cap in bytes, templates a cap on steps, and whatever the libraries underneath panic on becomes a typed error.
+
+mod chat;
+mod detokenizer;
+mod guard;
+mod stop;
+mod tokenizer;
+
+pub use chat::{
+    ChatTemplate, ChatTemplateInput, ContentSupport, SpecialTokens, TemplateError, TemplateLimits,
+    TemplateSources,
+};
+pub use detokenizer::{DetokenizeOptions, Detokenizer, TextPosition};
+pub use stop::{StopMatcher, StopOutput};
+pub use tokenizer::{EncodeOptions, GgufVocab, Tokenizer, TokenizerError, TokenizerLimits, TokenizerSource};

@@ -1,6 +1,8 @@
 //! The identifiers of the engine: one newtype per thing that can be confused with another.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 
 /// A token of the model's vocabulary.
 pub type TokenId = u32;
@@ -46,3 +48,29 @@ impl fmt::Display for BlockId {
         write!(f, "b{}", self.0)
     }
 }
+
+/// Hashes identifiers: counted numbers, and hashes that are uniform already. One multiplication instead of SipHash,
+/// which matters at some thousand lookups per step; no client chooses these keys.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(u64::from(byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // The odd constant nearest to 2^64 / golden ratio; the fold brings the good high bits down.
+        let product = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = product ^ (product >> 32);
+    }
+}
+
+/// A map from identifiers.
+pub(crate) type IdMap<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;

@@ -22,6 +22,27 @@ pub struct StepPlan {
     pub prompt_logprobs: Vec<PromptLogprobRow>,
 }
 
+impl StepPlan {
+    /// Empties the plan for another step; its memory is kept.
+    pub(crate) fn clear(&mut self, step_id: u64) {
+        self.step_id = step_id;
+        self.copies.clear();
+        self.sequences.clear();
+        self.samples.clear();
+        self.prompt_logprobs.clear();
+        let batch = &mut self.batch;
+        batch.input_ids.clear();
+        batch.positions.clear();
+        batch.slot_mapping.clear();
+        batch.context_lens.clear();
+        batch.block_tables.clear();
+        for starts in [&mut batch.query_start_loc, &mut batch.block_table_starts] {
+            starts.clear();
+            starts.push(0);
+        }
+    }
+}
+
 /// Copy the first `num_slots` slots of `source` to the same offsets of `target`, in every layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockCopy {

@@ -1,0 +1,15 @@
+//! The paged KV cache: who holds which block, which blocks can be shared, which one is handed out next. Knows block ids
+//! and token ids only; the memory behind them belongs to the executor.
+
+mod block_pool;
+mod block_table;
+mod check;
+mod hashed_tokens;
+mod manager;
+mod prefix_cache;
+
+pub use block_pool::{BlockPool, QueueEnd};
+pub use block_table::BlockTable;
+pub use hashed_tokens::{BlockHash, HashedTokens};
+pub use manager::{Disposal, KvCacheManager, PrefixMatch};
+pub use prefix_cache::PrefixCache;

@@ -1,1 +1,24 @@
-//! Placeholder.
+//! Tests the engine without a model.
+//!
+//! What it is: executors that remember tokens instead of keys and values, so that any paging error changes what is
+//! generated; fault points; a seeded simulation of the whole engine; a text language for scheduler snapshots. What it is
+//! not: part of any shipped binary.
+
+mod executor;
+mod fault;
+mod kv_memory;
+mod random;
+mod scenario;
+mod simulation;
+mod token_source;
+
+pub use executor::{TokenMemoryConfig, TokenMemoryExecutor};
+pub use fault::{Fault, FaultPlan, HangGuard};
+pub use kv_memory::KvMemory;
+pub use random::Random;
+pub use scenario::{render_timelines, run_scenario};
+pub use simulation::{Simulation, SimulationReport, simulate};
+pub use token_source::{HashSource, SampleContext, ScriptSource, SuccessorSource, TokenSource, hash_token};
+
+/// An executor whose sequences all say the same, for tests that care about the text. See [`ScriptSource`].
+pub type ScriptedExecutor = TokenMemoryExecutor<ScriptSource>;

@@ -1,0 +1,254 @@
+//! [`ModelRunner`]: runs the engine's step plans on a device. Owns the decoder, the KV cache and every buffer of a step, all
+//! taken once at load. Does not know why a step looks as it does.
+//!
+//! It runs at pipeline depth 1: a plan that names a token still in flight is refused.
+
+mod counts;
+mod memory;
+mod rows;
+mod workspace;
+
+use pagoda_backend::{
+    Backend, BackendError, BatchMetadata, BlockCopy, GraphKey, InputToken, KvLayout, Sample, Sampled,
+};
+use pagoda_engine::{
+    BatchInput, Executor, ExecutorError, InputId, RowError, SampledToken, StepOutput, StepPlan, TokenLogprobs,
+};
+
+use crate::{Checkpoint, Decoder, ModelError};
+use counts::TokenCounts;
+use rows::LogitSlices;
+
+pub use memory::{MemoryBudget, kv_bytes_per_block};
+pub(crate) use workspace::Workspace;
+
+/// The limits that size every buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunnerConfig {
+    /// Slots per KV block.
+    pub block_size: usize,
+    /// Physical KV blocks, block 0 included.
+    pub num_blocks: usize,
+    /// Sequences in one step.
+    pub max_num_seqs: usize,
+    /// Rows in one step.
+    pub max_num_batched_tokens: usize,
+    /// The longest sequence; the number of positions of the rope table.
+    pub max_model_len: usize,
+}
+
+/// A loaded model that executes step plans.
+pub struct ModelRunner<B: Backend> {
+    backend: B,
+    decoder: Decoder<B>,
+    workspace: Workspace<B>,
+    kv: B::KvCache,
+    batch: B::Batch,
+    metadata: BatchMetadata,
+    copies: Vec<BlockCopy>,
+    counts: TokenCounts,
+    slices: LogitSlices,
+    memory: MemoryBudget,
+    config: RunnerConfig,
+    /// Rows of the embedding.
+    vocab_size: usize,
+    /// Ids from here on are never chosen.
+    num_choosable_tokens: usize,
+}
+
+/// A launched step.
+pub struct StepTicket<B: Backend> {
+    /// One entry per slice of logits, in order.
+    pending: Vec<B::Pending>,
+    /// How many of the chosen tokens answer `StepPlan::samples`; the rest are prompt logprobs.
+    num_samples: usize,
+}
+
+impl<B: Backend> ModelRunner<B> {
+    /// Packs the weights and takes all memory.
+    pub fn load(checkpoint: &Checkpoint, mut backend: B, config: RunnerConfig) -> Result<Self, ModelError> {
+        let model = checkpoint.config();
+        let decoder = Decoder::load(checkpoint, &mut backend, config.max_model_len)?;
+        let workspace = Workspace::alloc(&mut backend, model, &config)?;
+        let kv = backend.alloc_kv(KvLayout {
+            num_layers: model.num_layers,
+            num_blocks: config.num_blocks,
+            block_size: config.block_size,
+            num_kv_heads: model.num_kv_heads,
+            head_dim: model.head_dim,
+        })?;
+        let max_table_len = config.max_num_seqs * config.max_model_len.div_ceil(config.block_size);
+        let batch = backend.alloc_batch(config.max_num_batched_tokens, config.max_num_seqs, max_table_len)?;
+        let memory = MemoryBudget {
+            weight_bytes: decoder.weight_bytes(),
+            ..MemoryBudget::plan(checkpoint, backend.kv_element_bytes(), &config)
+        };
+        Ok(ModelRunner {
+            decoder,
+            workspace,
+            kv,
+            batch,
+            metadata: BatchMetadata::default(),
+            copies: Vec::new(),
+            counts: TokenCounts::default(),
+            slices: LogitSlices::new(workspace::max_logit_rows(&config)),
+            memory,
+            config,
+            vocab_size: model.vocab_size,
+            num_choosable_tokens: checkpoint.num_choosable_tokens(),
+            backend,
+        })
+    }
+
+    /// What was taken at load.
+    pub fn memory(&self) -> MemoryBudget {
+        self.memory
+    }
+
+    /// One line on the device for the start-up table.
+    pub fn describe_device(&self) -> String {
+        self.backend.describe()
+    }
+
+    fn copy_blocks(&mut self, plan: &StepPlan) -> Result<(), BackendError> {
+        if plan.copies.is_empty() {
+            return Ok(());
+        }
+        self.copies.clear();
+        self.copies.extend(plan.copies.iter().map(|copy| BlockCopy {
+            source: copy.source.0,
+            target: copy.target.0,
+            num_slots: copy.num_slots,
+        }));
+        self.backend.copy_blocks(&mut self.kv, &self.copies)
+    }
+
+    fn upload_batch(&mut self, input: &BatchInput) -> Result<(), StepError> {
+        self.check_limits(input)?;
+        let metadata = &mut self.metadata;
+        metadata.input_tokens.clear();
+        for id in &input.input_ids {
+            match *id {
+                InputId::Known(id) if (id as usize) < self.vocab_size => {
+                    metadata.input_tokens.push(InputToken::Known(id));
+                }
+                InputId::Known(id) => return Err(StepError::TokenOutOfRange(id, self.vocab_size)),
+                InputId::LastSampled(_) => return Err(StepError::TokenInFlight),
+            }
+        }
+        refill(&mut metadata.positions, input.positions.iter().copied());
+        refill(&mut metadata.slot_mapping, input.slot_mapping.iter().map(|slot| slot.0));
+        refill(&mut metadata.query_start_loc, input.query_start_loc.iter().copied());
+        refill(&mut metadata.context_lens, input.context_lens.iter().copied());
+        refill(&mut metadata.block_tables, input.block_tables.iter().map(|block| block.0));
+        refill(&mut metadata.block_table_starts, input.block_table_starts.iter().copied());
+        Ok(self.backend.upload_batch(&mut self.batch, metadata)?)
+    }
+
+    /// The scheduler keeps to these limits; a plan beyond them would write outside of the buffers.
+    fn check_limits(&self, input: &BatchInput) -> Result<(), StepError> {
+        let (rows, sequences) = (input.num_tokens(), input.num_sequences());
+        let max_position = input.positions.iter().max().map_or(0, |position| *position as usize + 1);
+        let config = &self.config;
+        if rows > config.max_num_batched_tokens
+            || sequences > config.max_num_seqs
+            || max_position > config.max_model_len
+        {
+            return Err(StepError::PlanTooLarge { rows, sequences, max_position });
+        }
+        Ok(())
+    }
+
+    fn run_step(&mut self, plan: &StepPlan) -> Result<StepTicket<B>, StepError> {
+        self.copy_blocks(plan)?;
+        let num_rows = plan.batch.num_tokens();
+        let mut ticket = StepTicket { pending: Vec::new(), num_samples: plan.samples.len() };
+        if num_rows == 0 {
+            return Ok(ticket);
+        }
+        self.upload_batch(&plan.batch)?;
+        let ModelRunner { backend, decoder, workspace, kv, batch, .. } = self;
+        backend.run(GraphKey { name: "forward", num_rows: 0 }, |backend| {
+            decoder.forward(backend, batch, num_rows, kv, workspace)
+        })?;
+        self.sample(plan, &mut ticket)?;
+        Ok(ticket)
+    }
+
+    /// Logits and choices, one slice of rows at a time, so that the logits' buffer stays small.
+    fn sample(&mut self, plan: &StepPlan, ticket: &mut StepTicket<B>) -> Result<(), StepError> {
+        let ModelRunner { backend, decoder, workspace, counts, slices, .. } = self;
+        counts.count(&plan.samples).map_err(|_| StepError::TokenInFlight)?;
+        slices.cut(plan);
+        for slice in slices.iter() {
+            let rows = slice.sample_rows(plan, counts);
+            backend.run(GraphKey { name: "sample", num_rows: 0 }, |backend| {
+                decoder.logits(backend, slice.batch_rows(), workspace)?;
+                let vocab_size = self.num_choosable_tokens;
+                let pending =
+                    backend.sample(Sample { logits: &workspace.logits, vocab_size, rows: &rows })?;
+                ticket.pending.push(pending);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl<B: Backend> Executor for ModelRunner<B> {
+    type Ticket = StepTicket<B>;
+    type Extra = Option<TokenLogprobs>;
+
+    fn launch(&mut self, plan: &StepPlan) -> Result<StepTicket<B>, ExecutorError> {
+        self.run_step(plan).map_err(ExecutorError::from)
+    }
+
+    fn wait(&mut self, ticket: StepTicket<B>) -> Result<StepOutput<Self::Extra>, ExecutorError> {
+        let mut output =
+            StepOutput { samples: Vec::with_capacity(ticket.num_samples), prompt_logprobs: Vec::new() };
+        for pending in ticket.pending {
+            for chosen in self.backend.read_back(pending).map_err(StepError::from)? {
+                let chosen = chosen.map(into_token).map_err(|error| RowError { message: error.to_string() });
+                if output.samples.len() < ticket.num_samples {
+                    output.samples.push(chosen);
+                } else {
+                    output.prompt_logprobs.push(chosen.map(|chosen| chosen.extra));
+                }
+            }
+        }
+        Ok(output)
+    }
+}
+
+fn refill(target: &mut Vec<u32>, values: impl Iterator<Item = u32>) {
+    target.clear();
+    target.extend(values);
+}
+
+/// A rank of 0 means that no logprobs were asked for.
+fn into_token(chosen: Sampled) -> SampledToken<Option<TokenLogprobs>> {
+    let Sampled { token, logprob, top, rank } = chosen;
+    SampledToken { token, extra: (rank > 0).then_some(TokenLogprobs { logprob, rank, top }) }
+}
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    #[error("token id {0} is outside of the vocabulary of {1}")]
+    TokenOutOfRange(u32, usize),
+    #[error("the plan names a token in flight, but the runner works at pipeline depth 1")]
+    TokenInFlight,
+    #[error(
+        "the plan has {rows} rows, {sequences} sequences and {max_position} positions, more than the runner's limits"
+    )]
+    PlanTooLarge { rows: usize, sequences: usize, max_position: usize },
+}
+
+impl From<StepError> for ExecutorError {
+    fn from(error: StepError) -> Self {
+        let is_fatal = matches!(error, StepError::Backend(BackendError::Fatal(_)));
+        ExecutorError { message: error.to_string(), is_fatal }
+    }
+}

@@ -1,0 +1,44 @@
+//! The memory of a loaded model, known to the byte before the load, so that the KV pool can be sized and a shortfall refused
+//! with numbers.
+
+use super::{RunnerConfig, workspace};
+use crate::{Checkpoint, ModelConfig};
+
+/// Activations are f32 matrices.
+const ACTIVATION_BYTES: u64 = 4;
+
+/// Bytes by what they are for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryBudget {
+    /// Weights: as stored in the checkpoint before the load, as packed by the backend after it.
+    pub weight_bytes: u64,
+    /// The KV cache, block 0 included.
+    pub kv_bytes: u64,
+    /// Activations and the rope table.
+    pub workspace_bytes: u64,
+}
+
+impl MemoryBudget {
+    /// What a load with these limits will take.
+    pub fn plan(checkpoint: &Checkpoint, kv_element_bytes: usize, config: &RunnerConfig) -> Self {
+        let model = checkpoint.config();
+        let rope = (config.max_model_len as u64).saturating_mul(model.rope.rotary_dim as u64);
+        let activations = workspace::num_elements(model, config);
+        MemoryBudget {
+            weight_bytes: checkpoint.stored_weight_bytes(),
+            kv_bytes: kv_bytes_per_block(model, kv_element_bytes, config.block_size)
+                .saturating_mul(config.num_blocks as u64),
+            workspace_bytes: activations.saturating_add(rope).saturating_mul(ACTIVATION_BYTES),
+        }
+    }
+
+    /// All of it.
+    pub fn total_bytes(&self) -> u64 {
+        self.weight_bytes.saturating_add(self.kv_bytes).saturating_add(self.workspace_bytes)
+    }
+}
+
+/// Bytes of one KV block over all layers.
+pub fn kv_bytes_per_block(model: &ModelConfig, kv_element_bytes: usize, block_size: usize) -> u64 {
+    (model.kv_elements_per_token() as u64).saturating_mul((block_size * kv_element_bytes) as u64)
+}

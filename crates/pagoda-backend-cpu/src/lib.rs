@@ -6,10 +6,21 @@
 //! same accumulators whether a call has 1 row or 512; threads split outputs only. So an answer has the same bits whatever
 //! else is in the batch.
 
+mod attention;
 mod backend;
+mod kernels;
+mod kv;
+mod memory;
 mod options;
+mod pack;
+mod pool;
 pub mod reference;
 mod rng;
+mod sampling;
+mod shared;
+mod simd;
 
-pub use backend::{CpuBackend, CpuBatch, CpuPending, CpuTensor, CpuVector, CpuWeight};
+pub use backend::{CpuBackend, CpuBatch, CpuPending, CpuTensor, CpuVector};
+pub use kv::CpuKvCache;
 pub use options::{CpuOptions, Isa};
+pub use pack::CpuWeight;

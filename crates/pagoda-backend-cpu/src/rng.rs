@@ -53,6 +53,9 @@ impl DrawKey {
     }
 }
 
+/// The noise of the largest word, rounded up: `-ln(-ln(1 - 2^-33))`.
+pub(crate) const MAX_GUMBEL: f64 = 22.874;
+
 /// Standard Gumbel noise of a random word: `-ln(-ln u)` with `u = (word + 0.5) / 2^32`, exact in f64.
 pub(crate) fn gumbel_of_word(word: u32) -> f64 {
     let u = (f64::from(word) + 0.5) / 4_294_967_296.0;
@@ -77,8 +80,20 @@ mod tests {
     }
 
     #[test]
+    fn leading_ones_bound_the_noise() {
+        for shift in 0..=32 {
+            for word in
+                [!(u32::MAX.checked_shr(shift).unwrap_or(0)), u32::MAX.checked_shl(shift).unwrap_or(0)]
+            {
+                let bound = f64::from(word.leading_ones() + 1) * std::f64::consts::LN_2;
+                assert!(gumbel_of_word(word) <= bound, "{word:x}");
+            }
+        }
+    }
+
+    #[test]
     fn noise_is_finite_at_both_ends() {
         assert!(gumbel_of_word(0).is_finite() && gumbel_of_word(u32::MAX).is_finite());
-        assert!(gumbel_of_word(u32::MAX) < 23.0 && gumbel_of_word(0) > -4.0);
+        assert!(gumbel_of_word(u32::MAX) <= MAX_GUMBEL && gumbel_of_word(0) > -4.0);
     }
 }

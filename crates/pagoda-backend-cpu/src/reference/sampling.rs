@@ -58,13 +58,13 @@ fn ruled(logits: &[f32], row: &SampleRow<'_>) -> Vec<(u32, f32)> {
     (0..logits.len() as u32)
         .filter(|id| masked_in(*id) && !row.banned.contains(id))
         .map(|id| (id, logits[id as usize]))
-        .filter(|(_, logit)| *logit > f32::NEG_INFINITY)
+        .filter(|(_, logit)| logit.is_finite())
         .collect()
 }
 
 /// Sorted by logit, ties by lower id.
 fn likeliest_first(mut candidates: Vec<(u32, f32)>) -> Vec<(u32, f32)> {
-    candidates.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    candidates.sort_by(|a, b| b.1.partial_cmp(&a.1).expect("logits are finite").then(a.0.cmp(&b.0)));
     candidates
 }
 

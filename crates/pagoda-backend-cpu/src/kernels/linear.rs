@@ -1,0 +1,323 @@
+//! `out = x W^T + bias` over a range of weight panels, for any number of rows.
+//!
+//! ```text
+//! out[r][n] = (sum over k in order, one fused multiply-add each) + bias[n]      lanes: sixteen n
+//! ```
+//!
+//! Up to [`DIRECT_ROWS`] rows, weights are unpacked in registers and used at once: the weights' bytes are all that moves.
+//! More rows share a tile of at most [`TILE_COLS`] columns x 16 outputs, unpacked once into 16 KiB that stay in L1; its
+//! partial sums rest in `out`. Storing an f32 and loading it back changes nothing, so both ways sum each output in index
+//! order from 0 and give the same bits.
+//!
+//! The register tile is 6 rows x 16 outputs on AVX2 (12 of 16 registers accumulate; 8 loads feed 12 multiply-adds) and
+//! 8 x 32 on AVX-512.
+
+use std::ops::Range;
+
+use pagoda_backend::WeightFormat;
+
+use super::unpack::{Unpack, for_format};
+use crate::pack::{CpuWeight, Panel};
+use crate::simd::{LANES, Simd, for_height, isa_entry};
+
+/// Rows that unpack weights in registers rather than into a tile.
+const DIRECT_ROWS: usize = 2;
+/// Columns of a tile at most; a multiple of 32.
+const TILE_COLS: usize = 256;
+/// f32 that `LinearTask::scratch` must hold.
+pub(crate) const SCRATCH_LEN: usize = 2 * TILE_COLS * LANES;
+
+/// One task of a linear op.
+pub(crate) struct LinearTask<'a> {
+    /// `[num_rows, weight.cols]`
+    pub(crate) x: *const f32,
+    pub(crate) num_rows: usize,
+    pub(crate) weight: &'a CpuWeight,
+    /// Which panels of `weight`.
+    pub(crate) panels: Range<usize>,
+    /// `[weight.rows]`, or null.
+    pub(crate) bias: *const f32,
+    /// `[num_rows, weight.rows]`; no other task writes the outputs of `panels`.
+    pub(crate) out: *mut f32,
+    /// [`SCRATCH_LEN`] numbers of this thread's own.
+    pub(crate) scratch: *mut f32,
+}
+
+isa_entry!(fn linear(LinearTask<'_>) = linear_task);
+
+#[inline(always)]
+unsafe fn linear_task<S: Simd>(task: &LinearTask<'_>) {
+    let mut index = task.panels.start;
+    while index < task.panels.end {
+        let panel = task.weight.panels[index];
+        let has_pair = index + 1 < task.panels.end && task.weight.panels[index + 1].format == panel.format;
+        // SAFETY: the panels lie in the weight; the rest is the caller's promise.
+        unsafe {
+            if task.num_rows <= DIRECT_ROWS {
+                let step = if has_pair && task.num_rows == 1 { 2 } else { 1 };
+                for_format!(panel.format, U => direct_rows::<S, U>(task, index, step));
+                index += step;
+            } else {
+                let step = if has_pair && S::HAS_WIDE_TILE { 2 } else { 1 };
+                tiled::<S>(task, index, step);
+                index += step;
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn direct_rows<S: Simd, U: Unpack<S>>(task: &LinearTask<'_>, index: usize, num_panels: usize) {
+    // SAFETY: the caller's promise, passed on.
+    unsafe {
+        match (task.num_rows, num_panels) {
+            (1, 2) => direct::<S, U, 1, 2>(task, index),
+            (1, _) => direct::<S, U, 1, 1>(task, index),
+            _ => direct::<S, U, 2, 1>(task, index),
+        }
+    }
+}
+
+/// `ROWS` rows x `PANELS` panels, unpacked in registers.
+#[inline(always)]
+unsafe fn direct<S: Simd, U: Unpack<S>, const ROWS: usize, const PANELS: usize>(
+    task: &LinearTask<'_>,
+    index: usize,
+) {
+    let cols = task.weight.cols;
+    let mut x: [*const f32; ROWS] = std::array::from_fn(|row| task.x.wrapping_add(row * cols));
+    let mut blocks: [*const u8; PANELS] =
+        std::array::from_fn(|panel| task.weight.data[task.weight.panels[index + panel].offset..].as_ptr());
+    // SAFETY: `cols` is whole blocks, and each panel holds that many blocks; `x` has `cols` numbers per row.
+    unsafe {
+        let mut sums = [[S::splat(0.0); PANELS]; ROWS];
+        for _ in 0..cols / U::BLOCK_COLS {
+            let mut scales = [U::scales(blocks[0]); PANELS];
+            for panel in 1..PANELS {
+                scales[panel] = U::scales(blocks[panel]);
+            }
+            for group in 0..U::BLOCK_COLS / U::GROUP_COLS {
+                let mut columns = [U::columns(blocks[0], group, scales[0]); PANELS];
+                for panel in 1..PANELS {
+                    columns[panel] = U::columns(blocks[panel], group, scales[panel]);
+                }
+                for row in 0..ROWS {
+                    let value = S::splat(x[row].read());
+                    for panel in 0..PANELS {
+                        sums[row][panel] = S::mul_add(value, columns[panel].0, sums[row][panel]);
+                    }
+                    if U::GROUP_COLS == 2 {
+                        let value = S::splat(x[row].wrapping_add(1).read());
+                        for panel in 0..PANELS {
+                            sums[row][panel] = S::mul_add(value, columns[panel].1, sums[row][panel]);
+                        }
+                    }
+                    x[row] = x[row].wrapping_add(U::GROUP_COLS);
+                }
+            }
+            for block in &mut blocks {
+                *block = block.wrapping_add(U::BLOCK_BYTES);
+            }
+        }
+        for panel in 0..PANELS {
+            let output = Output::new(task, task.weight.panels[index + panel]);
+            for row in 0..ROWS {
+                output.store::<S>(row, output.add_bias::<S>(sums[row][panel]));
+            }
+        }
+    }
+}
+
+/// All rows x up to two panels, through tiles of f32.
+#[inline(always)]
+unsafe fn tiled<S: Simd>(task: &LinearTask<'_>, index: usize, num_panels: usize) {
+    let cols = task.weight.cols;
+    let num_tiles = cols.div_ceil(TILE_COLS).max(1);
+    let tile_cols = cols.div_ceil(num_tiles).next_multiple_of(32);
+    let mut first = 0;
+    while first < cols || first == 0 {
+        let depth = tile_cols.min(cols - first);
+        let mut tiles = [task.scratch.cast_const(); 2];
+        let mut outputs = [Output::new(task, task.weight.panels[index]); 2];
+        for panel in 0..num_panels {
+            let packed = task.weight.panels[index + panel];
+            let bytes = task.weight.data[packed.offset..].as_ptr();
+            let tile = task.scratch.wrapping_add(panel * TILE_COLS * LANES);
+            outputs[panel] = Output::new(task, packed);
+            // SAFETY: the panel holds `cols` columns; the tile has room for `TILE_COLS`.
+            tiles[panel] = unsafe {
+                for_format!(packed.format, U => tile_of::<S, U>(bytes, packed.format, first, depth, tile))
+            };
+        }
+        let ends = Ends { is_first: first == 0, is_last: first + depth >= cols };
+        let x = task.x.wrapping_add(first);
+        // SAFETY: as above; the rows are the caller's promise.
+        unsafe {
+            if num_panels == 1 {
+                all_rows::<S, 1>(task, x, depth, [tiles[0]], [outputs[0]], ends);
+            } else if S::HAS_WIDE_TILE {
+                all_rows::<S, 2>(task, x, depth, tiles, outputs, ends);
+            }
+        }
+        first += tile_cols;
+    }
+}
+
+/// The `[depth, 16]` f32 of columns `first..first + depth`: in place for f32, unpacked into `tile` else.
+#[inline(always)]
+unsafe fn tile_of<S: Simd, U: Unpack<S>>(
+    panel: *const u8,
+    format: WeightFormat,
+    first: usize,
+    depth: usize,
+    tile: *mut f32,
+) -> *const f32 {
+    let mut block = panel.wrapping_add(first / U::BLOCK_COLS * U::BLOCK_BYTES);
+    if format == WeightFormat::F32 {
+        return block.cast();
+    }
+    let mut to = tile;
+    for _ in 0..depth / U::BLOCK_COLS {
+        // SAFETY: `first` and `depth` are whole blocks inside the panel.
+        unsafe {
+            let scales = U::scales(block);
+            for group in 0..U::BLOCK_COLS / U::GROUP_COLS {
+                let (even, odd) = U::columns(block, group, scales);
+                S::store(to, even);
+                if U::GROUP_COLS == 2 {
+                    S::store(to.wrapping_add(LANES), odd);
+                }
+                to = to.wrapping_add(U::GROUP_COLS * LANES);
+            }
+        }
+        block = block.wrapping_add(U::BLOCK_BYTES);
+    }
+    tile
+}
+
+/// Whether a tile begins or ends the sum.
+#[derive(Clone, Copy)]
+struct Ends {
+    is_first: bool,
+    is_last: bool,
+}
+
+/// Rows in register tiles of nearly equal height, so that no remainder runs at the latency of one row.
+#[inline(always)]
+unsafe fn all_rows<S: Simd, const PANELS: usize>(
+    task: &LinearTask<'_>,
+    x: *const f32,
+    depth: usize,
+    tiles: [*const f32; PANELS],
+    outputs: [Output; PANELS],
+    ends: Ends,
+) {
+    let num_blocks = task.num_rows.div_ceil(S::TILE_ROWS);
+    let mut row = 0;
+    for block in 0..num_blocks {
+        let height = (task.num_rows - row).div_ceil(num_blocks - block);
+        macro_rules! block_of {
+            ($rows:literal, $kind:ident) => {
+                // SAFETY: `height` rows from `row` are inside the op.
+                unsafe { register_tile::<S, $rows, PANELS>(task, x, row, depth, tiles, outputs, ends) }
+            };
+        }
+        for_height!(S, height, block_of);
+        row += height;
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn register_tile<S: Simd, const ROWS: usize, const PANELS: usize>(
+    task: &LinearTask<'_>,
+    x: *const f32,
+    first_row: usize,
+    depth: usize,
+    tiles: [*const f32; PANELS],
+    outputs: [Output; PANELS],
+    ends: Ends,
+) {
+    let cols = task.weight.cols;
+    let x: [*const f32; ROWS] = std::array::from_fn(|row| x.wrapping_add((first_row + row) * cols));
+    // SAFETY: `x` has `depth` numbers per row, a tile `depth` columns, `out` every row.
+    unsafe {
+        let mut sums = [[S::splat(0.0); PANELS]; ROWS];
+        if !ends.is_first {
+            for row in 0..ROWS {
+                for panel in 0..PANELS {
+                    sums[row][panel] = outputs[panel].load::<S>(first_row + row);
+                }
+            }
+        }
+        let mut weights = tiles;
+        for column in 0..depth {
+            let mut lanes = [S::load(weights[0]); PANELS];
+            for panel in 1..PANELS {
+                lanes[panel] = S::load(weights[panel]);
+            }
+            for row in 0..ROWS {
+                let value = S::splat(x[row].wrapping_add(column).read());
+                for panel in 0..PANELS {
+                    sums[row][panel] = S::mul_add(value, lanes[panel], sums[row][panel]);
+                }
+            }
+            for weight in &mut weights {
+                *weight = weight.wrapping_add(LANES);
+            }
+        }
+        for row in 0..ROWS {
+            for panel in 0..PANELS {
+                let sum = sums[row][panel];
+                let sum = if ends.is_last { outputs[panel].add_bias::<S>(sum) } else { sum };
+                outputs[panel].store::<S>(first_row + row, sum);
+            }
+        }
+    }
+}
+
+/// Where the sixteen outputs of a panel go.
+#[derive(Clone, Copy)]
+struct Output {
+    first: *mut f32,
+    stride: usize,
+    count: usize,
+    bias: *const f32,
+}
+
+impl Output {
+    #[inline(always)]
+    fn new(task: &LinearTask<'_>, panel: Panel) -> Self {
+        let bias =
+            if task.bias.is_null() { std::ptr::null() } else { task.bias.wrapping_add(panel.first_row) };
+        Output {
+            first: task.out.wrapping_add(panel.first_row),
+            stride: task.weight.rows,
+            count: panel.num_rows,
+            bias,
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(&self, row: usize) -> S::V {
+        let from = self.first.wrapping_add(row * self.stride);
+        // SAFETY: `count` outputs of the row are there.
+        unsafe { if self.count == LANES { S::load(from) } else { S::load_first(from, self.count) } }
+    }
+
+    #[inline(always)]
+    unsafe fn store<S: Simd>(&self, row: usize, v: S::V) {
+        let to = self.first.wrapping_add(row * self.stride);
+        // SAFETY: `count` outputs of the row are there.
+        unsafe { if self.count == LANES { S::store(to, v) } else { S::store_first(to, v, self.count) } }
+    }
+
+    #[inline(always)]
+    unsafe fn add_bias<S: Simd>(&self, sum: S::V) -> S::V {
+        if self.bias.is_null() {
+            return sum;
+        }
+        // SAFETY: the bias has a number for each of the `count` outputs.
+        unsafe { S::add(sum, S::load_first(self.bias, self.count)) }
+    }
+}

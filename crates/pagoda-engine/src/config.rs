@@ -26,6 +26,9 @@ pub struct EngineConfig {
     pub prefix_caching: bool,
     /// Steps of waiting that weigh as much as one level of priority. At least 1, at most `u32::MAX`.
     pub aging_steps: u64,
+    /// Preemptions after which a sequence is no victim any more: it is admitted again only when blocks for its whole
+    /// possible length can be set aside. At least 1.
+    pub max_preemptions: u32,
     /// Receives every step plan as a table (`--trace-steps`).
     pub trace: Option<Box<dyn Write + Send>>,
 }
@@ -94,6 +97,7 @@ impl Default for EngineConfig {
             pipeline_depth: PipelineDepth::One,
             prefix_caching: true,
             aging_steps: 256,
+            max_preemptions: 8,
             trace: None,
         }
     }
@@ -125,6 +129,7 @@ impl EngineConfig {
         in_range("max_model_len", self.max_model_len, 1, most)?;
         in_range("max_queued_requests", self.max_queued_requests, 1, most)?;
         in_range("aging_steps", self.aging_steps as usize, 1, most)?;
+        in_range("max_preemptions", self.max_preemptions as usize, 1, most)?;
         let min_num_blocks = Self::min_num_blocks(self.max_model_len, self.block_size);
         if self.num_blocks < min_num_blocks {
             return Err(ConfigError::PoolTooSmall {
@@ -151,6 +156,7 @@ impl fmt::Debug for EngineConfig {
             .field("pipeline_depth", &self.pipeline_depth)
             .field("prefix_caching", &self.prefix_caching)
             .field("aging_steps", &self.aging_steps)
+            .field("max_preemptions", &self.max_preemptions)
             .field("trace", &self.trace.is_some())
             .finish()
     }

@@ -50,6 +50,5 @@ pub use limits::*;
 pub use plan::*;
 pub use request::*;
 pub use sampling::*;
-pub use scheduler::MAX_PREEMPTIONS;
 pub use stats::{EngineStats, NUM_STATS};
 pub use stream::RequestStream;

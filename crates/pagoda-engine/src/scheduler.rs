@@ -22,10 +22,6 @@ use rank::Rank;
 use request_state::{RequestState, Sample};
 use sequence::Sequence;
 
-/// After so many preemptions a sequence is no victim any more: it is admitted again only when blocks for its whole
-/// possible length can be set aside.
-pub const MAX_PREEMPTIONS: u32 = 8;
-
 /// The scheduler.
 ///
 /// - One token budget per step. Every running sequence wants `num_tokens - num_computed_tokens` tokens; those that want
@@ -47,6 +43,8 @@ pub(crate) struct Scheduler<X> {
     next_step_id: u64,
     next_sequence_id: u64,
     num_admissions: u64,
+    /// Whether a running sequence has blocks set aside; kept while a step is planned.
+    has_protected: bool,
     /// A sequence found no block while steps are in flight: they must end before anything else is planned.
     is_stalled: bool,
     /// Committed plans whose memory is used again.
@@ -65,6 +63,7 @@ struct BatchLimits {
     max_model_len: usize,
     watermark_blocks: usize,
     aging_steps: u64,
+    max_preemptions: u32,
 }
 
 impl<X> Scheduler<X> {
@@ -78,6 +77,7 @@ impl<X> Scheduler<X> {
                 max_model_len: config.max_model_len,
                 watermark_blocks: config.watermark_blocks,
                 aging_steps: config.aging_steps,
+                max_preemptions: config.max_preemptions,
             },
             requests: IdMap::default(),
             sequences: IdMap::default(),
@@ -87,6 +87,7 @@ impl<X> Scheduler<X> {
             next_step_id: 0,
             next_sequence_id: 0,
             num_admissions: 0,
+            has_protected: false,
             is_stalled: false,
             spare_plans: Vec::new(),
             nothing_banned: std::sync::Arc::new([]),

@@ -41,6 +41,8 @@ engine_stats! {
     kv_blocks_free,
     /// Sequences whose blocks were taken away.
     num_preemptions,
+    /// Sequences admitted with blocks set aside for their whole length, because they are no victims any more.
+    num_protected_admissions,
     /// Prompt tokens looked up in the prefix cache, once per request.
     prefix_cache_queries,
     /// Of these, tokens found.

@@ -63,8 +63,7 @@ impl<E: Executor> EngineThread<E> {
                 self.obey(command);
             }
             let outcome = self.engine.step();
-            self.forward_events();
-            self.shared.stats.publish(self.engine.stats());
+            self.publish();
             if outcome == StepOutcome::Stopped {
                 return;
             }
@@ -82,8 +81,13 @@ impl<E: Executor> EngineThread<E> {
                 let _ = answer.send(self.engine.check_integrity());
             }
         }
-        self.forward_events();
+        self.publish();
+    }
+
+    /// The numbers first, so that a client who has seen its end finds them up to date.
+    fn publish(&mut self) {
         self.shared.stats.publish(self.engine.stats());
+        self.forward_events();
     }
 
     fn accept(&mut self, id: RequestId, request: Request, events: UnboundedSender<Message<E::Extra>>) {

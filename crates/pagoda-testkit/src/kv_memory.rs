@@ -42,6 +42,12 @@ impl KvMemory {
         self.slots[slot.0 as usize] = Some((token, position));
     }
 
+    /// The token stored in a block's slot, whatever its position.
+    pub fn token_at(&self, block: BlockId, offset: usize) -> Option<TokenId> {
+        let slot = Slot::new(block, offset, self.block_size);
+        self.slots[slot.0 as usize].map(|(token, _)| token)
+    }
+
     /// The token stored for a position of a sequence with these blocks.
     pub fn read(&self, blocks: &[BlockId], position: usize) -> TokenId {
         let slot = Slot::new(blocks[position / self.block_size], position % self.block_size, self.block_size);

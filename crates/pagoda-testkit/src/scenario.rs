@@ -101,6 +101,7 @@ impl Scenario {
             pipeline_depth: if number("depth", 1) == 1 { PipelineDepth::One } else { PipelineDepth::Two },
             prefix_caching: number("cache", 1) == 1,
             aging_steps: number("aging", 100) as u64,
+            max_preemptions: number("max_preemptions", 8) as u32,
             trace: Some(Box::new(trace.clone())),
         };
         let memory = TokenMemoryConfig {

@@ -28,8 +28,27 @@ pub struct SimulationReport {
 }
 
 /// Runs one seed; panics, naming it, if anything is wrong.
-pub fn simulate(seed: u64) -> SimulationReport {
-    Simulation::new(seed).run()
+pub fn simulate(seed: u64, load: Load) -> SimulationReport {
+    Simulation::new(seed, load).run()
+}
+
+/// What a simulation is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Load {
+    /// A little of everything, aborts in every state included.
+    Mixed,
+    /// Far more than the least possible pool can hold, and nobody goes away.
+    Overload,
+}
+
+impl Load {
+    fn max_preemptions(self, random: &mut Random) -> u32 {
+        match self {
+            // Few, so that sequences become protected often.
+            Load::Mixed => random.between(1, 8) as u32,
+            Load::Overload => 8,
+        }
+    }
 }
 
 /// A request, what it must say, and what it has said.
@@ -46,6 +65,7 @@ struct Client {
 /// The simulation of one seed.
 pub struct Simulation {
     seed: u64,
+    load: Load,
     random: Random,
     engine: Engine<TokenMemoryExecutor>,
     sizes: Sizes,
@@ -69,10 +89,10 @@ struct Sizes {
 
 impl Simulation {
     /// Draws the sizes from the seed.
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, load: Load) -> Self {
         let mut random = Random::new(seed);
         let block_size = [1, 2, 2, 3, 4][random.below(5)];
-        let max_num_seqs = random.between(1, 6);
+        let max_num_seqs = if load == Load::Mixed { random.between(1, 6) } else { random.between(4, 24) };
         let sizes = Sizes {
             vocab_size: random.between(2, 4) as u32,
             max_model_len: random.between(4, 32),
@@ -83,15 +103,16 @@ impl Simulation {
         let least = EngineConfig::min_num_blocks(sizes.max_model_len, block_size);
         let config = EngineConfig {
             block_size,
-            num_blocks: least + random.below(2 * least),
+            num_blocks: least + random.below(if load == Load::Mixed { least } else { 2 }),
             max_num_seqs,
             max_num_batched_tokens: sizes.budget,
             max_model_len: sizes.max_model_len,
             max_queued_requests: 1000,
-            watermark_blocks: random.below(3),
+            watermark_blocks: if load == Load::Mixed { random.below(3) } else { 0 },
             pipeline_depth: if random.one_in(2) { PipelineDepth::One } else { PipelineDepth::Two },
             prefix_caching: !random.one_in(8),
             aging_steps: random.between(1, 40) as u64,
+            max_preemptions: load.max_preemptions(&mut random),
             trace: None,
         };
         let memory =
@@ -100,6 +121,7 @@ impl Simulation {
             .expect("the sizes are drawn within the limits");
         Simulation {
             seed,
+            load,
             random,
             engine,
             sizes,
@@ -113,10 +135,13 @@ impl Simulation {
     /// Runs until every request has ended.
     pub fn run(mut self) -> SimulationReport {
         while self.report.num_requests < self.sizes.num_requests || !self.engine.is_idle() {
+            let may_arrive = self.report.num_requests < self.sizes.num_requests;
+            let may_go = self.load == Load::Mixed && self.random.one_in(3);
             match self.random.below(12) {
-                0 | 1 if self.report.num_requests < self.sizes.num_requests => self.arrive(),
-                2 if self.random.one_in(3) => self.cut(),
-                3 if self.random.one_in(3) => self.finish_one(),
+                0 | 1 if may_arrive => self.arrive(),
+                2 | 3 if may_arrive && self.load == Load::Overload => self.arrive(),
+                2 if may_go => self.cut(),
+                3 if may_go => self.finish_one(),
                 _ => self.step(),
             }
             self.digest_events();

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use super::{BlockPool, BlockTable, HashedTokens, PrefixCache, QueueEnd};
-use crate::{BlockCopy, BlockId};
+use crate::{BlockCopy, BlockId, TokenId};
 
 /// The KV cache of the engine.
 ///
@@ -254,6 +254,11 @@ impl KvCacheManager {
             let (_, blocks) = self.retired.pop_front().expect("the front was just seen");
             self.release_all(&blocks);
         }
+    }
+
+    /// The tokens for which a block can be matched; empty if it cannot.
+    pub fn cached_tokens(&self, block: BlockId) -> &[TokenId] {
+        self.cache.tokens_of(block)
     }
 
     /// Launched steps that have not ended.

@@ -88,6 +88,9 @@ impl<X> Scheduler<X> {
         sequence.num_committed_tokens = found.num_tokens;
         sequence.admission = self.num_admissions;
         self.num_admissions += 1;
+        let is_protected = self.is_protected(rank);
+        self.has_protected |= is_protected;
+        self.stats.num_protected_admissions += u64::from(is_protected);
         self.announce(rank, found.num_tokens);
         self.plan_rows(rank, num_new, plan, kv);
         num_new

@@ -1,6 +1,6 @@
 //! The laws that concern sequences, checked by looking at every one of them.
 
-use super::{MAX_PREEMPTIONS, Scheduler};
+use super::Scheduler;
 use crate::IntegrityError;
 use crate::integrity::hold;
 use crate::kv::KvCacheManager;
@@ -29,17 +29,14 @@ impl<X> Scheduler<X> {
             let (committed, computed) = (sequence.num_committed_tokens, sequence.num_computed_tokens);
             let (id, len) = (rank.sequence, sequence.num_tokens());
             hold!(6, committed <= computed && computed <= len, "{id}: {committed} <= {computed} <= {len}");
+            let (num_preemptions, most) = (sequence.num_preemptions, self.limits.max_preemptions);
+            hold!(11, num_preemptions <= most, "{id} was preempted {num_preemptions} times");
             hold!(10, computed > 0, "{id} runs without a computed token");
         }
         self.check_seats()?;
         let num_reserved = self.num_blocks_reserved(kv);
         let num_available = kv.num_available();
-        let limit = MAX_PREEMPTIONS;
-        hold!(
-            11,
-            num_reserved <= num_available,
-            "{num_reserved} blocks set aside after {limit} preemptions, {num_available} there"
-        );
+        hold!(11, num_reserved <= num_available, "{num_reserved} blocks set aside, {num_available} there");
         kv.check_integrity(
             self.sequences.values().map(|sequence| (&sequence.table, sequence.num_computed_tokens)),
         )

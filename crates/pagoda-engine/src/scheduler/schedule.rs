@@ -1,8 +1,9 @@
 //! Planning a step: the budget is granted, the running sequences get their blocks (at the cost of the worst-ranked, if
 //! need be), then new ones are admitted.
 
+use super::Scheduler;
 use super::rank::Rank;
-use super::{MAX_PREEMPTIONS, Scheduler};
+use super::sequence::Sequence;
 use crate::StepPlan;
 use crate::kv::{Disposal, KvCacheManager};
 
@@ -51,9 +52,11 @@ impl<X> Scheduler<X> {
         let mut num_left = self.limits.max_num_batched_tokens;
         let mut prefilling = Vec::new();
         self.grants.clear();
+        self.has_protected = false;
         for (place, rank) in self.running.iter().enumerate() {
             let sequence = &self.sequences[&rank.sequence];
             let num_wanted = sequence.num_wanted_tokens();
+            self.has_protected |= sequence.num_preemptions >= self.limits.max_preemptions;
             if num_wanted > 1 {
                 prefilling.push((sequence.admission, place, num_wanted));
             }
@@ -98,11 +101,14 @@ impl<X> Scheduler<X> {
     fn grow(&mut self, place: usize, num_new: usize, kv: &mut KvCacheManager) -> Grown {
         let rank = self.running[place];
         loop {
-            let num_reserved = self.num_blocks_reserved_from(rank, kv);
-            let sequence = self.sequences.get_mut(&rank.sequence).expect("a running sequence is in the map");
+            let sequence = &self.sequences[&rank.sequence];
             let num_computed = sequence.num_computed_tokens;
             let num_needed = kv.num_blocks_to_append(&sequence.table, num_computed, num_new);
-            if num_needed == 0 || num_needed + num_reserved <= kv.num_available() {
+            let is_there =
+                num_needed == 0 || num_needed + self.num_blocks_reserved_from(rank, kv) <= kv.num_available();
+            if is_there {
+                let sequence =
+                    self.sequences.get_mut(&rank.sequence).expect("a running sequence is in the map");
                 kv.append(&mut sequence.table, num_computed, num_new).expect("the blocks have been counted");
                 return Grown::Yes;
             }
@@ -116,7 +122,7 @@ impl<X> Scheduler<X> {
                     let num_available = kv.num_available();
                     assert!(
                         !self.is_protected(rank),
-                        "law 11: {} was preempted {MAX_PREEMPTIONS} times and has blocks set aside, but needs {num_needed} \
+                        "law 11: {} is no victim any more and has blocks set aside, but needs {num_needed} \
                          of {num_available}",
                         rank.sequence
                     );
@@ -148,18 +154,22 @@ impl<X> Scheduler<X> {
 
     /// Whether the sequence has been preempted so often that it is no victim any more.
     pub(super) fn is_protected(&self, rank: Rank) -> bool {
-        self.sequences[&rank.sequence].num_preemptions >= MAX_PREEMPTIONS
+        self.is_no_victim(&self.sequences[&rank.sequence])
+    }
+
+    fn is_no_victim(&self, sequence: &Sequence) -> bool {
+        sequence.num_preemptions >= self.limits.max_preemptions
     }
 
     /// Blocks that a sequence must leave untouched: those set aside for the protected ones, for which it is nothing.
     fn num_blocks_reserved_from(&self, rank: Rank, kv: &KvCacheManager) -> usize {
-        if self.is_protected(rank) { 0 } else { self.num_blocks_reserved(kv) }
+        if !self.has_protected || self.is_protected(rank) { 0 } else { self.num_blocks_reserved(kv) }
     }
 
     /// Blocks that the protected running sequences may still need.
     pub(super) fn num_blocks_reserved(&self, kv: &KvCacheManager) -> usize {
         let protected = self.running.iter().map(|rank| &self.sequences[&rank.sequence]);
-        let protected = protected.filter(|sequence| sequence.num_preemptions >= MAX_PREEMPTIONS);
+        let protected = protected.filter(|sequence| self.is_no_victim(sequence));
         protected
             .map(|sequence| {
                 let num_more = self.max_num_blocks(sequence) - sequence.table.len();

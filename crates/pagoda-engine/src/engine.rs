@@ -83,7 +83,7 @@ impl<E: Executor> Engine<E> {
         if self.is_stopped {
             return StepOutcome::Stopped;
         }
-        let plan = self.scheduler.schedule(&mut self.kv);
+        let plan = tracing::trace_span!("schedule").in_scope(|| self.scheduler.schedule(&mut self.kv));
         let has_planned = plan.is_some();
         if let Some(plan) = plan {
             self.launch(plan);
@@ -127,7 +127,9 @@ impl<E: Executor> Engine<E> {
             );
             return;
         };
-        match self.executor.wait(ticket) {
+        let output =
+            tracing::trace_span!("execute", step = plan.step_id).in_scope(|| self.executor.wait(ticket));
+        match output {
             Ok(output) => self.scheduler.commit(plan, output, &mut self.kv),
             Err(error) => self.fail_step(plan, &error),
         }

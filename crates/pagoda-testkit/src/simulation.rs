@@ -10,7 +10,7 @@ use pagoda_engine::{
 };
 
 use crate::executor::not_banned;
-use crate::{Random, TokenMemoryConfig, TokenMemoryExecutor, hash_token};
+use crate::{Fault, FaultPlan, Random, TokenMemoryConfig, TokenMemoryExecutor, hash_token};
 
 /// What a run has done, to prove that it has exercised what it is for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -19,6 +19,8 @@ pub struct SimulationReport {
     pub num_requests: u64,
     /// Requests that were cut off.
     pub num_aborted: u64,
+    /// Requests of which at least a part failed, because the executor did.
+    pub num_failed: u64,
     /// Operations after which every law was checked.
     pub num_checks: u64,
     /// The most steps that passed without an output token while one was wanted, less ceil(longest prompt / budget).
@@ -29,7 +31,19 @@ pub struct SimulationReport {
 
 /// Runs one seed; panics, naming it, if anything is wrong.
 pub fn simulate(seed: u64, load: Load) -> SimulationReport {
+    let _named = NameSeed(seed);
     Simulation::new(seed, load).run()
+}
+
+/// Prints the seed if the simulation panics, wherever that happens.
+struct NameSeed(u64);
+
+impl Drop for NameSeed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("simulation of seed {} panicked", self.0);
+        }
+    }
 }
 
 /// What a simulation is made of.
@@ -69,6 +83,7 @@ pub struct Simulation {
     random: Random,
     engine: Engine<TokenMemoryExecutor>,
     sizes: Sizes,
+    faults: FaultPlan,
     /// Requests that have not ended.
     clients: BTreeMap<RequestId, Client>,
     /// Sequences of the past, for prompts that share their beginning.
@@ -117,14 +132,16 @@ impl Simulation {
         };
         let memory =
             TokenMemoryConfig { block_size, num_blocks: config.num_blocks, vocab_size: sizes.vocab_size };
-        let engine = Engine::new(config, TokenMemoryExecutor::new(memory))
-            .expect("the sizes are drawn within the limits");
+        let faults = FaultPlan::new();
+        let executor = TokenMemoryExecutor::new(memory).with_faults(&faults);
+        let engine = Engine::new(config, executor).expect("the sizes are drawn within the limits");
         Simulation {
             seed,
             load,
             random,
             engine,
             sizes,
+            faults,
             clients: BTreeMap::new(),
             past: Vec::new(),
             num_steps_waited: 0,
@@ -142,6 +159,7 @@ impl Simulation {
                 2 | 3 if may_arrive && self.load == Load::Overload => self.arrive(),
                 2 if may_go => self.cut(),
                 3 if may_go => self.finish_one(),
+                4 if may_go && self.random.one_in(8) => self.break_something(),
                 _ => self.step(),
             }
             self.digest_events();
@@ -248,6 +266,24 @@ impl Simulation {
         }
     }
 
+    /// The executor will fail, in one of the ways after which it can go on.
+    fn break_something(&mut self) {
+        self.num_steps_waited = 0;
+        self.faults.next(match self.random.below(3) {
+            0 => Fault::LaunchError,
+            1 => Fault::WaitError,
+            _ => Fault::Row(self.random.below(8)),
+        });
+    }
+
+    /// A part of a request failed, which only a fault can be the cause of.
+    fn note_failure(&mut self, id: RequestId, error: &dyn std::fmt::Display) {
+        assert_eq!(self.load, Load::Mixed, "seed {}: {id}: {error}", self.seed);
+        self.report.num_failed += 1;
+        self.num_steps_waited = 0;
+        self.clients.get_mut(&id).expect("a request that fails has a client").is_cut = true;
+    }
+
     fn any_client(&mut self) -> Option<RequestId> {
         let count = self.clients.len();
         (count > 0).then(|| *self.clients.keys().nth(self.random.below(count)).expect("below the count"))
@@ -302,8 +338,8 @@ impl Simulation {
                 client.finishes[sample_index as usize] = Some(reason);
                 self.note_output();
             }
-            RequestEvent::SequenceFailed { error, .. } => panic!("seed {seed}: {id}: {error}"),
-            RequestEvent::Failed(error) => panic!("seed {seed}: {id}: {error}"),
+            RequestEvent::SequenceFailed { error, .. } => self.note_failure(id, &error),
+            RequestEvent::Failed(error) => self.note_failure(id, &error),
         }
     }
 

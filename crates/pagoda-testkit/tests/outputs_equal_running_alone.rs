@@ -15,7 +15,7 @@ fn every_output_equals_the_output_alone_and_every_block_comes_back() {
     let longest_wait = reports.iter().map(|report| report.longest_wait_steps).max();
     let num_checks: u64 = reports.iter().map(|report| report.num_checks).sum();
     println!(
-        "{num_checks} checks, {} protected, {} steps, {} tokens out, {} preemptions, {} copies, {} of {} prompt tokens cached, {} cut, \
+        "{num_checks} checks, {} protected, {} steps, {} tokens out, {} preemptions, {} copies, {} of {} prompt tokens cached, {} cut, {} failed, \
          longest wait {longest_wait:?} steps beyond the prompt's",
         sum(|stats| stats.num_protected_admissions),
         sum(|stats| stats.num_steps),
@@ -25,10 +25,12 @@ fn every_output_equals_the_output_alone_and_every_block_comes_back() {
         sum(|stats| stats.prefix_cache_hits),
         sum(|stats| stats.prefix_cache_queries),
         reports.iter().map(|report| report.num_aborted).sum::<u64>(),
+        reports.iter().map(|report| report.num_failed).sum::<u64>(),
     );
     // The run must have gone where it hurts.
     assert!(sum(|stats| stats.num_preemptions) > NUM_SEEDS / 2);
     assert!(sum(|stats| stats.num_protected_admissions) > NUM_SEEDS / 10);
+    assert!(sum(|stats| stats.num_failed_steps) > NUM_SEEDS / 10);
     assert!(sum(|stats| stats.num_copies) > NUM_SEEDS);
     assert!(sum(|stats| stats.prefix_cache_hits) > NUM_SEEDS);
     assert!(sum(|stats| stats.num_aborted_requests) > NUM_SEEDS / 2);

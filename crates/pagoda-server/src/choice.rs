@@ -1,0 +1,177 @@
+//! The text of one sequence as it grows: detokenised, watched for stop strings, with every token held back as long as its
+//! text is.
+
+use std::sync::Arc;
+
+use pagoda_engine::{FinishReason, TokenEvent, TokenLogprobs};
+use pagoda_text::{DetokenizeOptions, Detokenizer, StopMatcher, TextPosition, Tokenizer};
+
+use crate::generation::{ChoiceDelta, Finish, Generation, OutputToken, TokenDetail};
+use crate::model::TokenPayload;
+
+/// One choice of an answer.
+pub(crate) struct ChoiceText {
+    index: u32,
+    tokenizer: Arc<Tokenizer>,
+    detokenizer: Detokenizer,
+    stops: StopMatcher,
+    stop_strings: Arc<[String]>,
+    stop_token_ids: Arc<[u32]>,
+    /// Tokens whose text has not been sent, each with the byte of the text at which its own ends.
+    held: Vec<(usize, OutputToken)>,
+    num_bytes_made: usize,
+    num_bytes_sent: usize,
+    /// In characters, counted from the start of the answer's text: where the next token begins, and what was sent.
+    offset: usize,
+    sent_offset: usize,
+    pub(crate) num_tokens: u64,
+    pub(crate) is_finished: bool,
+}
+
+/// What all choices of a generation have in common.
+#[derive(Clone)]
+pub(crate) struct ChoiceRules {
+    tokenizer: Arc<Tokenizer>,
+    detokenize: DetokenizeOptions,
+    stop_strings: Arc<[String]>,
+    include_stop_str: bool,
+    /// The client's own, to tell them from the model's.
+    stop_token_ids: Arc<[u32]>,
+}
+
+impl ChoiceRules {
+    pub(crate) fn new(generation: &Generation, tokenizer: &Arc<Tokenizer>) -> Self {
+        let output = generation.output;
+        let position = if output.is_continuation { TextPosition::Continuation } else { TextPosition::Start };
+        ChoiceRules {
+            tokenizer: Arc::clone(tokenizer),
+            detokenize: DetokenizeOptions { skip_special_tokens: output.skip_special_tokens, position },
+            stop_strings: generation.stop.strings.clone().into(),
+            include_stop_str: generation.stop.include_stop_str,
+            stop_token_ids: generation.stop.token_ids.clone().into(),
+        }
+    }
+}
+
+impl ChoiceText {
+    /// `offset` is the length of the echoed prompt in characters.
+    pub(crate) fn new(index: u32, offset: usize, rules: &ChoiceRules) -> Self {
+        ChoiceText {
+            index,
+            tokenizer: Arc::clone(&rules.tokenizer),
+            detokenizer: Detokenizer::new(Arc::clone(&rules.tokenizer), rules.detokenize),
+            stops: StopMatcher::new(rules.stop_strings.to_vec(), rules.include_stop_str),
+            stop_strings: Arc::clone(&rules.stop_strings),
+            stop_token_ids: Arc::clone(&rules.stop_token_ids),
+            held: Vec::new(),
+            num_bytes_made: 0,
+            num_bytes_sent: 0,
+            offset,
+            sent_offset: offset,
+            num_tokens: 0,
+            is_finished: false,
+        }
+    }
+
+    /// Takes the next token; what it lets go, if anything. After the choice has finished, tokens that were on their way
+    /// are dropped.
+    pub(crate) fn push(&mut self, event: TokenEvent<TokenPayload>) -> Option<ChoiceDelta> {
+        if self.is_finished {
+            return None;
+        }
+        self.num_tokens += 1;
+        let detail =
+            event.extra.map(|logprobs| token_detail(&self.tokenizer, event.token, &logprobs, self.offset));
+        // A stop token ends the text and is no part of it.
+        let is_stop = event.finish == Some(FinishReason::Stop);
+        let mut text = if is_stop { String::new() } else { self.detokenizer.push(event.token) };
+        // A token without text waits for the text that follows: it may be the start of a character.
+        let end = self.num_bytes_made + text.len().max(1);
+        self.held.push((end, OutputToken { id: event.token, detail }));
+        let finish = event.finish.map(|reason| match reason {
+            FinishReason::Stop if self.stop_token_ids.contains(&event.token) => {
+                Finish::StopToken(event.token)
+            }
+            FinishReason::Stop => Finish::EndOfText,
+            FinishReason::Length => Finish::Length,
+        });
+        if finish.is_some() {
+            text.push_str(&self.detokenizer.finish());
+        }
+        self.advance(&text, finish)
+    }
+
+    /// The choice ends without a further token.
+    pub(crate) fn finish(&mut self, reason: FinishReason) -> Option<ChoiceDelta> {
+        if self.is_finished {
+            return None;
+        }
+        let text = self.detokenizer.finish();
+        let finish = match reason {
+            FinishReason::Stop => Finish::EndOfText,
+            FinishReason::Length => Finish::Length,
+        };
+        self.advance(&text, Some(finish))
+    }
+
+    fn advance(&mut self, text: &str, finish: Option<Finish>) -> Option<ChoiceDelta> {
+        self.num_bytes_made += text.len();
+        self.offset += text.chars().count();
+        let passed = self.stops.push(text);
+        let mut text = passed.text;
+        let finish = match passed.matched {
+            // The text decides: a stop string counts even if the length was reached with it.
+            Some(index) => Some(Finish::StopString(self.stop_strings[index].clone())),
+            None => finish,
+        };
+        if finish.is_some() && passed.matched.is_none() {
+            text.push_str(&self.stops.finish());
+        }
+        self.num_bytes_sent += text.len();
+        self.sent_offset += text.chars().count();
+        self.is_finished = finish.is_some();
+        if text.is_empty() && finish.is_none() {
+            return None;
+        }
+        let tokens = self.release();
+        Some(ChoiceDelta { choice: self.index, text, tokens, finish })
+    }
+
+    /// The tokens whose text has been sent; all of them at the end, so that every generated token is reported once.
+    fn release(&mut self) -> Vec<OutputToken> {
+        let num_bytes_sent = self.num_bytes_sent;
+        let num_released = if self.is_finished {
+            self.held.len()
+        } else {
+            self.held.iter().take_while(|(end, _)| *end <= num_bytes_sent).count()
+        };
+        let (is_finished, sent_offset) = (self.is_finished, self.sent_offset);
+        let released = self.held.drain(..num_released).map(|(_, mut token)| {
+            if let Some(detail) = token.detail.as_mut().filter(|_| is_finished) {
+                // Tokens of a stop string lie behind the end of the text.
+                detail.text_offset = detail.text_offset.min(sent_offset);
+            }
+            token
+        });
+        released.collect()
+    }
+}
+
+/// A token with its logprobs.
+pub(crate) fn token_detail(
+    tokenizer: &Tokenizer,
+    id: u32,
+    logprobs: &TokenLogprobs,
+    text_offset: usize,
+) -> TokenDetail {
+    TokenDetail {
+        text_offset,
+        bytes: tokenizer.token_bytes(id).to_vec(),
+        logprob: Some(logprobs.logprob),
+        top: logprobs
+            .top
+            .iter()
+            .map(|(id, logprob)| (tokenizer.token_bytes(*id).to_vec(), *logprob))
+            .collect(),
+    }
+}

@@ -1,0 +1,154 @@
+//! What the server is told at start: names, keys, origins and every limit and time limit. Plain numbers; the binary
+//! resolves flags into it, tests put the time limits at milliseconds.
+
+use std::time::Duration;
+
+use crate::ApiKeys;
+
+/// Everything that is known before the model is loaded.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// The names under which the model answers; the first one is reported. Must not be empty.
+    pub served_model_names: Vec<String>,
+    /// The keys that open the guarded routes. Empty leaves every route open.
+    pub api_keys: ApiKeys,
+    /// Origins that browsers may call from. Empty sends no CORS header at all.
+    pub cors_origins: Vec<String>,
+    /// Limits on connections.
+    pub connections: ConnectionLimits,
+    /// Limits on one request.
+    pub requests: RequestLimits,
+    /// How the server ends.
+    pub drain: DrainLimits,
+}
+
+impl ServerConfig {
+    /// The secure defaults, for a model served under `names`.
+    pub fn new(names: Vec<String>) -> Self {
+        ServerConfig {
+            served_model_names: names,
+            api_keys: ApiKeys::none(),
+            cors_origins: Vec::new(),
+            connections: ConnectionLimits::default(),
+            requests: RequestLimits::default(),
+            drain: DrainLimits::default(),
+        }
+    }
+}
+
+/// Limits on connections: what a peer may hold, and for how long without doing anything.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionLimits {
+    /// Connections at the same time; one more is answered 503 and closed.
+    pub max_connections: usize,
+    /// Of these, from one address. Loopback is exempt: a reverse proxy there speaks for everyone.
+    pub max_connections_per_address: usize,
+    /// Bytes of a request's head; more is 431.
+    pub max_header_bytes: usize,
+    /// Header fields of a request; more is 431.
+    pub max_header_fields: usize,
+    /// From the connection's start to its first byte.
+    pub first_byte_timeout: Duration,
+    /// From a request's first byte to the end of its head.
+    pub header_timeout: Duration,
+    /// Between two requests.
+    pub idle_timeout: Duration,
+    /// How long a reader may take nothing while there is something to take.
+    pub write_timeout: Duration,
+    /// How long sent bytes may stay unacknowledged (TCP_USER_TIMEOUT, and the start of keep-alive probes).
+    pub peer_timeout: Duration,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        ConnectionLimits {
+            max_connections: 12_000,
+            max_connections_per_address: 1_024,
+            max_header_bytes: 16 * 1024,
+            max_header_fields: 64,
+            first_byte_timeout: Duration::from_secs(10),
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(30),
+            peer_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Limits on one request.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestLimits {
+    /// Bytes of a body; more is 413.
+    pub max_body_bytes: usize,
+    /// From the end of the head to the end of the body; longer is 408.
+    pub body_timeout: Duration,
+    /// Nesting of arrays and objects in a body, at most 127; deeper is 400.
+    pub max_json_depth: usize,
+    /// Sequences per prompt.
+    pub max_n: u32,
+    /// Prompts of one completions request.
+    pub max_prompts: usize,
+    /// Alternatives per position.
+    pub max_logprobs: u32,
+    /// Stop strings.
+    pub max_stop_strings: usize,
+    /// Bytes of one stop string.
+    pub max_stop_string_bytes: usize,
+    /// Entries of `stop_token_ids`.
+    pub max_stop_token_ids: usize,
+    /// Entries of `logit_bias`.
+    pub max_logit_bias: usize,
+    /// Entries of `tools`.
+    pub max_tools: usize,
+    /// Bytes of `cache_salt`.
+    pub max_cache_salt_bytes: usize,
+    /// Prompts rendered and tokenised at the same time; further ones wait.
+    pub max_concurrent_prompts: usize,
+    /// Silence after which a stream sends a comment.
+    pub sse_keep_alive: Duration,
+    /// How long the engine may stand still while it has work before `/health/ready` says so.
+    pub stall_timeout: Duration,
+}
+
+impl Default for RequestLimits {
+    fn default() -> Self {
+        RequestLimits {
+            max_body_bytes: 2 * 1024 * 1024,
+            body_timeout: Duration::from_secs(30),
+            max_json_depth: 127,
+            max_n: 8,
+            max_prompts: 64,
+            max_logprobs: 20,
+            max_stop_strings: 64,
+            max_stop_string_bytes: 256,
+            max_stop_token_ids: 256,
+            max_logit_bias: 300,
+            max_tools: 128,
+            max_cache_salt_bytes: 1_024,
+            max_concurrent_prompts: 4,
+            sse_keep_alive: Duration::from_secs(15),
+            stall_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// How the server ends.
+#[derive(Clone, Copy, Debug)]
+pub struct DrainLimits {
+    /// How long accepted requests may go on after the shutdown was asked for.
+    pub drain_timeout: Duration,
+    /// How long answers that are complete may take to leave.
+    pub close_timeout: Duration,
+    /// What `Retry-After` says in 429 and 503 answers; whole seconds, 1 to 60.
+    pub retry_after: Duration,
+}
+
+impl Default for DrainLimits {
+    fn default() -> Self {
+        DrainLimits {
+            drain_timeout: Duration::from_secs(25),
+            close_timeout: Duration::from_millis(800),
+            retry_after: Duration::from_secs(2),
+        }
+    }
+}

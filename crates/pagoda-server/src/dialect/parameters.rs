@@ -1,0 +1,201 @@
+//! The fields that both OpenAI dialects share: sampling, stopping, delivery.
+
+use pagoda_engine::SamplingParams;
+use serde_json::Value;
+
+use super::ReadContext;
+use crate::error::ApiError;
+use crate::fields::{Fields, whole};
+use crate::generation::{Delivery, Generation, OutputRules, PromptSource, StopRules};
+
+/// What the dialects read for themselves.
+pub(super) struct DialectPart {
+    pub(super) prompts: Vec<PromptSource>,
+    /// The client's wish, else the dialect's default.
+    pub(super) max_tokens: u64,
+    pub(super) num_logprobs: Option<u32>,
+    pub(super) echo: bool,
+    pub(super) is_continuation: bool,
+}
+
+/// Reads the shared fields and puts the generation together.
+pub(super) fn generation(
+    mut fields: Fields,
+    context: &ReadContext<'_>,
+    part: DialectPart,
+) -> Result<Generation, ApiError> {
+    refuse_unsupported(&mut fields)?;
+    let limits = context.limits;
+    let sampling = sampling(&mut fields, context, part.num_logprobs)?;
+    let stop = stop_rules(&mut fields, context)?;
+    let min_tokens = fields.count("min_tokens")?.unwrap_or(0);
+    if min_tokens > part.max_tokens {
+        return Err(ApiError::invalid("min_tokens", "must not be larger than the tokens wanted"));
+    }
+    let priority = fields.integer("priority", i64::from(i32::MIN)..=i64::from(i32::MAX))?.unwrap_or(0);
+    Ok(Generation {
+        model: fields.string("model", 512)?,
+        prompts: part.prompts,
+        n: fields.integer("n", 1..=i64::from(limits.max_n))?.unwrap_or(1) as u32,
+        max_tokens: part.max_tokens,
+        min_tokens,
+        sampling,
+        stop,
+        output: OutputRules {
+            echo: part.echo,
+            is_continuation: part.is_continuation,
+            logprobs: part.num_logprobs.is_some(),
+            return_token_ids: fields.bool("return_token_ids")?.unwrap_or(false),
+            skip_special_tokens: fields.bool("skip_special_tokens")?.unwrap_or(true),
+        },
+        delivery: delivery(&mut fields)?,
+        priority: priority as i32,
+        cache_salt: fields.string("cache_salt", limits.max_cache_salt_bytes)?.unwrap_or_default(),
+    })
+}
+
+/// Fields that would change the answer and that this server cannot honour: an error is better than an answer that
+/// silently ignores them.
+fn refuse_unsupported(fields: &mut Fields) -> Result<(), ApiError> {
+    if let Some(format) = fields.take("response_format") {
+        match format.get("type").and_then(Value::as_str) {
+            Some("text") => {}
+            Some(_) => return Err(ApiError::unsupported("response_format", "only `text` is supported")),
+            None => return Err(ApiError::invalid("response_format", "must be an object with a `type`")),
+        }
+    }
+    const REFUSED: [&str; 7] = [
+        "structured_outputs",
+        "guided_json",
+        "guided_regex",
+        "guided_choice",
+        "guided_grammar",
+        "chat_template",
+        "prompt_logprobs",
+    ];
+    for name in REFUSED {
+        if fields.take(name).is_some() {
+            return Err(ApiError::unsupported(name, "this server does not support it"));
+        }
+    }
+    if fields.bool("use_beam_search")? == Some(true) {
+        return Err(ApiError::unsupported("use_beam_search", "this server does not support it"));
+    }
+    Ok(())
+}
+
+fn sampling(
+    fields: &mut Fields,
+    context: &ReadContext<'_>,
+    num_logprobs: Option<u32>,
+) -> Result<SamplingParams, ApiError> {
+    let defaults = context.defaults;
+    let temperature = fields.number("temperature", 0.0..=2.0)?.unwrap_or(defaults.temperature);
+    let top_p = fields.number("top_p", 0.0..=1.0)?.unwrap_or(defaults.top_p);
+    if top_p == 0.0 {
+        return Err(ApiError::invalid("top_p", "must be larger than 0 and at most 1"));
+    }
+    let top_k = match fields.integer("top_k", -1..=i64::MAX)? {
+        None => defaults.top_k,
+        Some(-1) => 0,
+        Some(top_k) => u32::try_from(top_k).unwrap_or(u32::MAX),
+    };
+    Ok(SamplingParams {
+        // Below this a division by it may leave the range of an f32, and the likeliest token wins anyway.
+        temperature: if temperature < 1e-5 { 0.0 } else { temperature },
+        top_p,
+        top_k,
+        min_p: fields.number("min_p", 0.0..=1.0)?.unwrap_or(defaults.min_p),
+        frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(0.0),
+        presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(0.0),
+        repetition_penalty: fields
+            .number("repetition_penalty", 0.01..=100.0)?
+            .unwrap_or(defaults.repetition_penalty),
+        logit_bias: logit_bias(fields, context)?,
+        seed: seed(fields)?.unwrap_or(context.random_seed),
+        num_logprobs,
+    })
+}
+
+fn seed(fields: &mut Fields) -> Result<Option<u64>, ApiError> {
+    let Some(value) = fields.take("seed") else { return Ok(None) };
+    // Any 64 bits are a seed; a negative one keeps its bits.
+    let seed = value.as_u64().or_else(|| whole(&value).map(|seed| seed as u64));
+    seed.map(Some).ok_or_else(|| ApiError::invalid("seed", "must be an integer of at most 64 bits"))
+}
+
+fn logit_bias(fields: &mut Fields, context: &ReadContext<'_>) -> Result<Vec<(u32, f32)>, ApiError> {
+    let Some(map) = fields.map("logit_bias", context.limits.max_logit_bias)? else { return Ok(Vec::new()) };
+    map.into_iter()
+        .map(|(key, value)| {
+            let id = key.parse::<u32>().ok().filter(|id| (*id as usize) < context.vocab_size);
+            let bias = value.as_f64().filter(|bias| (-100.0..=100.0).contains(bias));
+            match (id, bias) {
+                (Some(id), Some(bias)) => Ok((id, bias as f32)),
+                (None, _) => {
+                    Err(ApiError::invalid("logit_bias", "must have token ids of the vocabulary as keys"))
+                }
+                (_, None) => {
+                    Err(ApiError::invalid("logit_bias", "must have numbers between -100 and 100 as values"))
+                }
+            }
+        })
+        .collect()
+}
+
+fn stop_rules(fields: &mut Fields, context: &ReadContext<'_>) -> Result<StopRules, ApiError> {
+    Ok(StopRules {
+        strings: stop_strings(fields, context)?,
+        token_ids: stop_token_ids(fields, context)?,
+        ignore_eos: fields.bool("ignore_eos")?.unwrap_or(false),
+        include_stop_str: fields.bool("include_stop_str_in_output")?.unwrap_or(false),
+    })
+}
+
+fn stop_strings(fields: &mut Fields, context: &ReadContext<'_>) -> Result<Vec<String>, ApiError> {
+    let limits = context.limits;
+    let values = match fields.take("stop") {
+        None => return Ok(Vec::new()),
+        Some(Value::Array(values)) => values,
+        Some(value) => vec![value],
+    };
+    if values.len() > limits.max_stop_strings {
+        let rule = format_args!("must have at most {} entries", limits.max_stop_strings).to_string();
+        return Err(ApiError::invalid("stop", rule));
+    }
+    values
+        .into_iter()
+        .map(|value| match value {
+            Value::String(text) if !text.is_empty() && text.len() <= limits.max_stop_string_bytes => Ok(text),
+            _ => {
+                let most = limits.max_stop_string_bytes;
+                let rule = format!("must be a string or a list of strings, each of 1 to {most} bytes");
+                Err(ApiError::invalid("stop", rule))
+            }
+        })
+        .collect()
+}
+
+fn stop_token_ids(fields: &mut Fields, context: &ReadContext<'_>) -> Result<Vec<u32>, ApiError> {
+    let values = fields.list("stop_token_ids", context.limits.max_stop_token_ids)?.unwrap_or_default();
+    values
+        .iter()
+        .map(|value| token_id(value, context.vocab_size))
+        .collect::<Option<_>>()
+        .ok_or_else(|| ApiError::invalid("stop_token_ids", "must be token ids of the vocabulary"))
+}
+
+/// A token id of the vocabulary.
+pub(super) fn token_id(value: &Value, vocab_size: usize) -> Option<u32> {
+    let id = whole(value).and_then(|id| u32::try_from(id).ok())?;
+    ((id as usize) < vocab_size).then_some(id)
+}
+
+fn delivery(fields: &mut Fields) -> Result<Delivery, ApiError> {
+    let stream = fields.bool("stream")?.unwrap_or(false);
+    let include_usage = match fields.object("stream_options")? {
+        None => false,
+        Some(mut options) => options.bool("include_usage")?.unwrap_or(false),
+    };
+    Ok(Delivery { stream, include_usage })
+}

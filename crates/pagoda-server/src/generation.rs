@@ -1,0 +1,221 @@
+//! One generation as every dialect asks for it, and its events as every dialect answers with them. Knows neither wire
+//! format nor engine.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use crate::error::ApiError;
+
+/// What a client asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Generation {
+    /// The model's name, if the client gave one.
+    pub(crate) model: Option<String>,
+    /// What to continue; one entry except for completions with several prompts.
+    pub(crate) prompts: Vec<PromptSource>,
+    /// How often each prompt is continued.
+    pub(crate) n: u32,
+    /// Tokens wanted; clamped to the room left.
+    pub(crate) max_tokens: u64,
+    pub(crate) min_tokens: u64,
+    /// Every number except the seed has been chosen by the client or by the model's defaults.
+    pub(crate) sampling: pagoda_engine::SamplingParams,
+    pub(crate) stop: StopRules,
+    pub(crate) output: OutputRules,
+    pub(crate) delivery: Delivery,
+    /// Lower is served first.
+    pub(crate) priority: i32,
+    /// Narrows the domain within which prefixes are shared.
+    pub(crate) cache_salt: String,
+}
+
+/// Where a prompt's tokens come from.
+#[derive(Clone, Debug)]
+pub(crate) enum PromptSource {
+    /// Messages, rendered by the model's chat template.
+    Chat(ChatPrompt),
+    /// Text.
+    Text { text: String, add_special_tokens: bool },
+    /// Tokens.
+    TokenIds(Vec<u32>),
+}
+
+/// A conversation.
+#[derive(Clone, Debug)]
+pub(crate) struct ChatPrompt {
+    /// A list of objects with a `role`, their text normalised to strings.
+    pub(crate) messages: Value,
+    pub(crate) tools: Option<Value>,
+    pub(crate) add_generation_prompt: bool,
+    pub(crate) continue_final_message: bool,
+    /// Scalars for the template.
+    pub(crate) template_kwargs: Map<String, Value>,
+}
+
+/// What ends a sequence besides its length.
+#[derive(Clone, Debug)]
+pub(crate) struct StopRules {
+    pub(crate) strings: Vec<String>,
+    pub(crate) token_ids: Vec<u32>,
+    /// The model's own stop tokens do not count.
+    pub(crate) ignore_eos: bool,
+    pub(crate) include_stop_str: bool,
+}
+
+/// What the answer holds besides text.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OutputRules {
+    /// The prompt's text comes first.
+    pub(crate) echo: bool,
+    /// The text goes on behind the prompt rather than starting anew.
+    pub(crate) is_continuation: bool,
+    pub(crate) logprobs: bool,
+    pub(crate) return_token_ids: bool,
+    pub(crate) skip_special_tokens: bool,
+}
+
+/// How the answer travels.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Delivery {
+    pub(crate) stream: bool,
+    pub(crate) include_usage: bool,
+}
+
+/// What an answer's head says, the same in every chunk.
+#[derive(Clone, Debug)]
+pub(crate) struct AnswerHead {
+    /// Random, 32 hexadecimal digits; the dialect puts its prefix before it.
+    pub(crate) id: String,
+    /// Seconds since 1970.
+    pub(crate) created: u64,
+    /// The name the model was asked by.
+    pub(crate) model: String,
+    pub(crate) n: u32,
+    pub(crate) output: OutputRules,
+    pub(crate) include_usage: bool,
+}
+
+/// What happens while a generation runs, in order.
+#[derive(Clone, Debug)]
+pub(crate) enum GenerationEvent {
+    /// A prompt was taken up; comes before its choices' deltas.
+    Prompt(PromptStart),
+    /// A choice grew.
+    Delta(ChoiceDelta),
+    /// Every choice has finished. Nothing follows.
+    Done(Usage),
+    /// It ended early. Nothing follows.
+    Failed(ApiError),
+}
+
+/// The beginning of one prompt's choices.
+#[derive(Clone, Debug)]
+pub(crate) struct PromptStart {
+    /// Its choices are `prompt_index * n ..`, n of them.
+    pub(crate) prompt_index: u32,
+    pub(crate) token_ids: Arc<[u32]>,
+    /// The prompt as the answer repeats it; empty without echo.
+    pub(crate) echo_text: String,
+    /// With echo and logprobs, one entry per prompt token.
+    pub(crate) echo_tokens: Vec<OutputToken>,
+}
+
+/// New text of one choice, with the tokens it was made of.
+#[derive(Clone, Debug)]
+pub(crate) struct ChoiceDelta {
+    pub(crate) choice: u32,
+    pub(crate) text: String,
+    pub(crate) tokens: Vec<OutputToken>,
+    /// Present on the choice's last delta.
+    pub(crate) finish: Option<Finish>,
+}
+
+/// One token of the answer.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct OutputToken {
+    pub(crate) id: u32,
+    /// Present if logprobs were asked for.
+    pub(crate) detail: Option<TokenDetail>,
+}
+
+/// A token with its logprobs.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct TokenDetail {
+    /// Where the token's text begins, in characters from the answer's start.
+    pub(crate) text_offset: usize,
+    pub(crate) bytes: Vec<u8>,
+    /// None for a prompt's first token.
+    pub(crate) logprob: Option<f32>,
+    /// The likeliest tokens, best first.
+    pub(crate) top: Vec<(Vec<u8>, f32)>,
+}
+
+/// Why a choice ended.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Finish {
+    /// The model's own end token.
+    EndOfText,
+    /// One of the client's `stop_token_ids`.
+    StopToken(u32),
+    /// One of the client's stop strings.
+    StopString(String),
+    /// `max_tokens` or the context window.
+    Length,
+}
+
+impl Finish {
+    /// OpenAI's word for it.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Finish::EndOfText | Finish::StopToken(_) | Finish::StopString(_) => "stop",
+            Finish::Length => "length",
+        }
+    }
+}
+
+/// The tokens of a generation, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    pub(crate) num_prompt_tokens: u64,
+    pub(crate) num_cached_tokens: u64,
+    pub(crate) num_completion_tokens: u64,
+}
+
+/// A whole answer: its events, folded. The streamed and the unstreamed answer are the same by construction.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    pub(crate) prompts: Vec<PromptStart>,
+    pub(crate) choices: Vec<AnswerChoice>,
+    pub(crate) usage: Usage,
+}
+
+/// One finished choice.
+#[derive(Debug, Default)]
+pub(crate) struct AnswerChoice {
+    pub(crate) text: String,
+    pub(crate) tokens: Vec<OutputToken>,
+    pub(crate) finish: Option<Finish>,
+}
+
+impl Answer {
+    /// Adds the next event; an error ends the answer.
+    pub(crate) fn push(&mut self, event: GenerationEvent) -> Result<(), ApiError> {
+        match event {
+            GenerationEvent::Prompt(prompt) => self.prompts.push(prompt),
+            GenerationEvent::Delta(delta) => {
+                let index = delta.choice as usize;
+                if self.choices.len() <= index {
+                    self.choices.resize_with(index + 1, AnswerChoice::default);
+                }
+                let choice = &mut self.choices[index];
+                choice.text.push_str(&delta.text);
+                choice.tokens.extend(delta.tokens);
+                choice.finish = delta.finish.or(choice.finish.take());
+            }
+            GenerationEvent::Done(usage) => self.usage = usage,
+            GenerationEvent::Failed(error) => return Err(error),
+        }
+        Ok(())
+    }
+}

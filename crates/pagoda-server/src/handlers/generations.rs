@@ -1,0 +1,167 @@
+//! The routes that generate: read in one dialect, run, answer in the same dialect, at once or as a stream.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
+use http::{HeaderValue, header};
+
+use crate::RequestLimits;
+use crate::body;
+use crate::dialect::{Dialect, ReadContext};
+use crate::error::ApiError;
+use crate::exchange::Exchange;
+use crate::fields::Fields;
+use crate::generation::{Answer, AnswerHead, Generation, GenerationEvent, Usage};
+use crate::json;
+use crate::keys::Caller;
+use crate::model::ServedModel;
+use crate::prompt::{PrepareContext, PreparedPrompt, prepare};
+use crate::run::{GenerationRun, SubmitContext};
+use crate::sse::SseBody;
+use crate::state::{ServerState, unix_seconds};
+
+pub(crate) async fn chat(
+    State(state): State<Arc<ServerState>>,
+    Extension(exchange): Extension<Exchange>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    Call { state, exchange, caller, dialect: Dialect::Chat }.answer(request).await
+}
+
+pub(crate) async fn completions(
+    State(state): State<Arc<ServerState>>,
+    Extension(exchange): Extension<Exchange>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    Call { state, exchange, caller, dialect: Dialect::Completions }.answer(request).await
+}
+
+/// One call of a generating route.
+struct Call {
+    state: Arc<ServerState>,
+    exchange: Exchange,
+    caller: Caller,
+    dialect: Dialect,
+}
+
+/// A generation that was read, with its prompts in tokens.
+struct Prepared {
+    generation: Generation,
+    prompts: Vec<PreparedPrompt>,
+}
+
+impl Call {
+    async fn answer(self, request: Request) -> Result<Response, ApiError> {
+        let model = self.state.serving_model()?;
+        let limits = self.state.config.requests;
+        let bytes = body::read(request, &limits).await?;
+        let (state, dialect, for_reading) = (Arc::clone(&self.state), self.dialect, Arc::clone(&model));
+        let work = move || read_and_prepare(&bytes, dialect, &state, &for_reading);
+        let Prepared { generation, prompts } = self.state.prompts.run(work).await?;
+        let head = self.head(&generation);
+        let is_streamed = generation.delivery.stream;
+        let context = SubmitContext {
+            caller: self.caller,
+            retry_after: self.state.config.drain.retry_after,
+            prompt_param: self.dialect.prompt_param(),
+        };
+        let run = GenerationRun::submit(&model, generation, prompts, context)?;
+        let noted = NotedRun { run, exchange: self.exchange };
+        if is_streamed {
+            Ok(streamed(noted, self.dialect, head, &limits))
+        } else {
+            whole(noted, self.dialect, head).await
+        }
+    }
+
+    fn head(&self, generation: &Generation) -> AnswerHead {
+        AnswerHead {
+            id: self.exchange.id().to_owned(),
+            created: unix_seconds(),
+            model: generation.model.clone().unwrap_or_else(|| self.state.model_name().to_owned()),
+            n: generation.n,
+            output: generation.output,
+            include_usage: generation.delivery.include_usage,
+        }
+    }
+}
+
+/// Everything between the body's bytes and the engine; runs off the reactor.
+fn read_and_prepare(
+    bytes: &Bytes,
+    dialect: Dialect,
+    state: &ServerState,
+    model: &ServedModel,
+) -> Result<Prepared, ApiError> {
+    let limits = &state.config.requests;
+    let fields = Fields::of_body(json::parse(bytes, limits.max_json_depth)?)?;
+    let context = ReadContext {
+        limits,
+        defaults: &model.sampling_defaults,
+        vocab_size: model.tokenizer.vocab_size(),
+        random_seed: random_seed(),
+    };
+    let mut generation = dialect.read(fields, &context)?;
+    state.check_model_name(generation.model.as_deref())?;
+    let context = PrepareContext {
+        model,
+        param: dialect.prompt_param(),
+        wants_output: generation.max_tokens > 0,
+        skip_special_tokens: generation.output.skip_special_tokens,
+    };
+    let sources = std::mem::take(&mut generation.prompts);
+    let prompts: Result<_, _> = sources.into_iter().map(|source| prepare(source, context)).collect();
+    Ok(Prepared { generation, prompts: prompts? })
+}
+
+fn random_seed() -> u64 {
+    getrandom::u64().expect("the operating system gives random bytes")
+}
+
+/// A run that notes its tokens in the exchange's log line, however it ends.
+pub(crate) struct NotedRun {
+    pub(crate) run: GenerationRun,
+    exchange: Exchange,
+}
+
+impl Drop for NotedRun {
+    fn drop(&mut self) {
+        let usage: Usage = self.run.usage();
+        self.exchange.note_usage(usage);
+    }
+}
+
+async fn whole(mut noted: NotedRun, dialect: Dialect, head: AnswerHead) -> Result<Response, ApiError> {
+    let mut answer = Answer::default();
+    loop {
+        match noted.run.next().await {
+            Some(event) => {
+                let is_last = matches!(event, GenerationEvent::Done(_));
+                answer.push(event)?;
+                if is_last {
+                    break;
+                }
+            }
+            None => return Err(ApiError::Internal),
+        }
+    }
+    let json = dialect.answer(&head, answer);
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], json).into_response())
+}
+
+fn streamed(noted: NotedRun, dialect: Dialect, head: AnswerHead, limits: &RequestLimits) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+        // Proxies must not collect the stream.
+        (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+    ];
+    let body = SseBody::new(noted, dialect, head, limits.sse_keep_alive);
+    (headers, Body::new(body)).into_response()
+}

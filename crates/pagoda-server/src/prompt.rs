@@ -1,0 +1,143 @@
+//! From a prompt to token ids: template, tokenizer, limits. Runs on blocking threads, a bounded number at a time, behind a
+//! panic boundary; the reactor never tokenises.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use pagoda_text::{ChatTemplateInput, TemplateError, TokenizerError};
+use tokio::sync::Semaphore;
+
+use crate::dialect::messages;
+use crate::error::ApiError;
+use crate::generation::{ChatPrompt, PromptSource};
+use crate::model::ServedModel;
+
+/// Bounds how many prompts are worked on at the same time.
+pub(crate) struct PromptPool {
+    permits: Arc<Semaphore>,
+}
+
+impl PromptPool {
+    pub(crate) fn new(max_concurrent: usize) -> Self {
+        PromptPool { permits: Arc::new(Semaphore::new(max_concurrent.max(1))) }
+    }
+
+    /// Runs `work` off the reactor. A panic in it is the input's fault as far as anyone can tell, and repeats with it:
+    /// it becomes a 400.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let permits = Arc::clone(&self.permits);
+        let permit = permits.acquire_owned().await.map_err(|_closed| ApiError::Internal)?;
+        let work = move || {
+            let result = work();
+            drop(permit);
+            result
+        };
+        match tokio::task::spawn_blocking(work).await {
+            Ok(result) => result,
+            Err(error) if error.is_panic() => {
+                tracing::error!("preparing a prompt panicked");
+                Err(ApiError::MalformedRequest("the prompt cannot be processed"))
+            }
+            Err(_cancelled) => Err(ApiError::Internal),
+        }
+    }
+}
+
+/// A prompt as the engine takes it.
+pub(crate) struct PreparedPrompt {
+    pub(crate) token_ids: Vec<u32>,
+    /// The prompt as its client wrote it, for echo.
+    pub(crate) text: String,
+}
+
+/// What preparing needs to know besides the prompt.
+#[derive(Clone, Copy)]
+pub(crate) struct PrepareContext<'a> {
+    pub(crate) model: &'a ServedModel,
+    /// The field to blame.
+    pub(crate) param: &'static str,
+    /// Whether at least one token is to be generated.
+    pub(crate) wants_output: bool,
+    pub(crate) skip_special_tokens: bool,
+}
+
+/// Renders and tokenises, and checks that the result fits the window.
+pub(crate) fn prepare(source: PromptSource, context: PrepareContext<'_>) -> Result<PreparedPrompt, ApiError> {
+    let model = context.model;
+    let tokenizer = &model.tokenizer;
+    let prompt = match source {
+        PromptSource::TokenIds(token_ids) => {
+            let text = tokenizer.decode(&token_ids, context.skip_special_tokens);
+            PreparedPrompt { token_ids, text }
+        }
+        PromptSource::Text { text, add_special_tokens } => {
+            let token_ids = tokenizer.encode(&text, add_special_tokens);
+            PreparedPrompt { token_ids: token_ids.map_err(|error| refused(&error, context.param))?, text }
+        }
+        PromptSource::Chat(chat) => {
+            let text = render(chat, model)?;
+            // The template writes the special tokens itself.
+            let token_ids = tokenizer.encode(&text, false);
+            PreparedPrompt { token_ids: token_ids.map_err(|error| refused(&error, context.param))?, text }
+        }
+    };
+    check_length(prompt.token_ids.len(), context)?;
+    Ok(prompt)
+}
+
+fn refused(error: &TokenizerError, param: &'static str) -> ApiError {
+    // The error's text names limits of the tokenizer, never the prompt; the log is the right place for the rest.
+    tracing::debug!(%error, "the tokenizer refused a prompt");
+    ApiError::invalid(param, "cannot be tokenised")
+}
+
+/// Renders a conversation with the model's template.
+pub(crate) fn render(mut chat: ChatPrompt, model: &ServedModel) -> Result<String, ApiError> {
+    let Some(template) = &model.chat_template else {
+        return Err(ApiError::unsupported("messages", "the model has no chat template; use /v1/completions"));
+    };
+    if template.content_support().strings {
+        messages::join_parts(&mut chat.messages);
+    } else {
+        messages::split_strings(&mut chat.messages);
+    }
+    let input = ChatTemplateInput {
+        messages: &chat.messages,
+        tools: chat.tools.as_ref(),
+        documents: None,
+        add_generation_prompt: chat.add_generation_prompt,
+        continue_final_message: chat.continue_final_message,
+        kwargs: &chat.template_kwargs,
+        now: SystemTime::now(),
+    };
+    template.render(&input).map_err(|error| template_refused(&error))
+}
+
+fn template_refused(error: &TemplateError) -> ApiError {
+    match error {
+        // The template's author wrote this for the caller: which orders of roles it takes, and the like.
+        TemplateError::Raised { .. } => ApiError::invalid(
+            "messages",
+            "are refused by the model's chat template (order of roles, or content)",
+        ),
+        TemplateError::ReservedArgument { .. } => {
+            ApiError::invalid("chat_template_kwargs", "replaces a variable that is reserved")
+        }
+        _ => ApiError::invalid("messages", "cannot be rendered by the model's chat template"),
+    }
+}
+
+fn check_length(num_prompt_tokens: usize, context: PrepareContext<'_>) -> Result<(), ApiError> {
+    let max_model_len = context.model.max_model_len;
+    if num_prompt_tokens == 0 {
+        return Err(ApiError::invalid(context.param, "must have at least one token"));
+    }
+    if num_prompt_tokens + usize::from(context.wants_output) > max_model_len {
+        let found = format!("Your {} resulted in {num_prompt_tokens} tokens", context.param);
+        return Err(ApiError::ContextLength { max_model_len, found, param: context.param });
+    }
+    Ok(())
+}

@@ -1,0 +1,373 @@
+//! One generation on its way through the engine: submits its prompts, turns the engine's events into the generation's
+//! events. Dropping it ends what is left in the engine.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::Stream;
+use pagoda_engine::{
+    CacheSalt, Request, RequestError, RequestEvent, RequestStream, StopCriteria, SubmitError,
+};
+
+use crate::choice::{ChoiceRules, ChoiceText, token_detail};
+use crate::error::ApiError;
+use crate::generation::{
+    ChoiceDelta, Generation, GenerationEvent, OutputToken, PromptStart, TokenDetail, Usage,
+};
+use crate::keys::Caller;
+use crate::metrics::RequestClock;
+use crate::model::{ServedModel, TokenPayload};
+use crate::prompt::PreparedPrompt;
+
+/// Who asks, and what to say when there is no room.
+#[derive(Clone, Copy)]
+pub(crate) struct SubmitContext {
+    pub(crate) caller: Caller,
+    pub(crate) retry_after: Duration,
+    pub(crate) prompt_param: &'static str,
+}
+
+/// A running generation: a stream of its events.
+pub(crate) struct GenerationRun {
+    model: Arc<ServedModel>,
+    prompts: Vec<PromptRun>,
+    ready: VecDeque<GenerationEvent>,
+    retry_after: Duration,
+    is_ended: bool,
+}
+
+/// One of its prompts.
+struct PromptRun {
+    index: u32,
+    token_ids: Arc<[u32]>,
+    echo: Echo,
+    /// None once every choice has finished.
+    stream: Option<RequestStream<TokenPayload>>,
+    choices: Vec<ChoiceText>,
+    clock: RequestClock,
+    num_cached_tokens: u64,
+    prompt_logprobs: Vec<TokenPayload>,
+    is_announced: bool,
+}
+
+/// How much of the prompt the answer repeats.
+enum Echo {
+    Nothing,
+    Text { text: String },
+    TextAndLogprobs { text: String, skip_special_tokens: bool },
+}
+
+impl GenerationRun {
+    /// Hands all prompts to the engine, or none.
+    pub(crate) fn submit(
+        model: &Arc<ServedModel>,
+        generation: Generation,
+        prompts: Vec<PreparedPrompt>,
+        context: SubmitContext,
+    ) -> Result<Self, ApiError> {
+        let mut runs = Vec::with_capacity(prompts.len());
+        for (index, prompt) in (0..).zip(prompts) {
+            // An error drops the runs so far, which ends them in the engine.
+            runs.push(submit_prompt(model, &generation, index, prompt, context)?);
+        }
+        Ok(GenerationRun {
+            model: Arc::clone(model),
+            prompts: runs,
+            ready: VecDeque::new(),
+            retry_after: context.retry_after,
+            is_ended: false,
+        })
+    }
+
+    /// The tokens so far.
+    pub(crate) fn usage(&self) -> Usage {
+        let mut usage = Usage::default();
+        for prompt in &self.prompts {
+            usage.num_prompt_tokens += prompt.token_ids.len() as u64;
+            usage.num_cached_tokens += prompt.num_cached_tokens;
+            usage.num_completion_tokens += prompt.choices.iter().map(|choice| choice.num_tokens).sum::<u64>();
+        }
+        usage
+    }
+
+    fn fail(&mut self, error: ApiError) {
+        for prompt in &mut self.prompts {
+            prompt.stream = None;
+        }
+        self.ready.push_back(GenerationEvent::Failed(error));
+        self.is_ended = true;
+    }
+
+    /// Takes what every prompt's stream has; false if none has anything.
+    fn poll_prompts(&mut self, context: &mut Context<'_>) -> bool {
+        let mut has_moved = false;
+        for index in 0..self.prompts.len() {
+            let Some(stream) = &mut self.prompts[index].stream else { continue };
+            let Poll::Ready(event) = Pin::new(stream).poll_next(context) else { continue };
+            has_moved = true;
+            if let Err(error) = self.take(index, event) {
+                self.fail(error);
+                return true;
+            }
+        }
+        if self.prompts.iter().all(|prompt| prompt.stream.is_none()) {
+            self.ready.push_back(GenerationEvent::Done(self.usage()));
+            self.is_ended = true;
+        }
+        has_moved
+    }
+
+    fn take(&mut self, index: usize, event: Option<RequestEvent<TokenPayload>>) -> Result<(), ApiError> {
+        let prompt = &mut self.prompts[index];
+        match event {
+            Some(RequestEvent::Scheduled { num_cached_tokens }) => {
+                prompt.num_cached_tokens = u64::from(num_cached_tokens);
+                prompt.clock.scheduled(num_cached_tokens);
+            }
+            Some(RequestEvent::PromptLogprobs(logprobs)) => prompt.prompt_logprobs.extend(logprobs),
+            Some(RequestEvent::Token(event)) => {
+                let sample_index = event.sample_index;
+                if !prompt.choices[sample_index as usize].is_finished {
+                    prompt.clock.token(sample_index);
+                }
+                let ended_by_engine = event.finish.is_some();
+                let delta = prompt.choices[sample_index as usize].push(event);
+                self.announce(index);
+                self.grow(index, sample_index, delta, ended_by_engine);
+            }
+            Some(RequestEvent::Finished { sample_index, reason }) => {
+                let delta = prompt.choices[sample_index as usize].finish(reason);
+                self.announce(index);
+                self.grow(index, sample_index, delta, true);
+            }
+            Some(RequestEvent::SequenceFailed { error, .. }) => {
+                tracing::error!(%error, "a sequence failed");
+                return Err(ApiError::Model);
+            }
+            Some(RequestEvent::Failed(error)) => return Err(self.request_failed(&error)),
+            None => {
+                tracing::error!("a request's stream ended before its choices had finished");
+                return Err(ApiError::Internal);
+            }
+        }
+        self.announce_when_ready(index);
+        Ok(())
+    }
+
+    fn request_failed(&self, error: &RequestError) -> ApiError {
+        match error {
+            RequestError::Executor(error) => {
+                tracing::error!(%error, "a request failed");
+                ApiError::Model
+            }
+            RequestError::EngineStopped => {
+                ApiError::Unavailable { reason: "the engine has stopped", retry_after: self.retry_after }
+            }
+        }
+    }
+
+    /// Announces the prompt as soon as everything that the answer repeats of it is there.
+    fn announce_when_ready(&mut self, index: usize) {
+        let prompt = &self.prompts[index];
+        let num_wanted = match prompt.echo {
+            Echo::TextAndLogprobs { .. } => prompt.token_ids.len() - 1,
+            Echo::Nothing | Echo::Text { .. } => 0,
+        };
+        if prompt.prompt_logprobs.len() >= num_wanted {
+            self.announce(index);
+        }
+    }
+
+    fn announce(&mut self, index: usize) {
+        let prompt = &mut self.prompts[index];
+        if !std::mem::replace(&mut prompt.is_announced, true) {
+            let start = prompt.start(&self.model);
+            self.ready.push_back(GenerationEvent::Prompt(start));
+        }
+    }
+
+    fn grow(&mut self, index: usize, sample_index: u32, delta: Option<ChoiceDelta>, ended_by_engine: bool) {
+        let Some(delta) = delta else { return };
+        let prompt = &mut self.prompts[index];
+        if let Some(finish) = &delta.finish {
+            prompt.clock.finished(sample_index, finish);
+            match &prompt.stream {
+                // A stop string: the engine does not know yet.
+                Some(stream) if !ended_by_engine => stream.finish_sequence(sample_index),
+                _ => {}
+            }
+            if prompt.choices.iter().all(|choice| choice.is_finished) {
+                prompt.stream = None;
+            }
+        }
+        self.ready.push_back(GenerationEvent::Delta(delta));
+    }
+}
+
+impl Stream for GenerationRun {
+    type Item = GenerationEvent;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<GenerationEvent>> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Poll::Ready(Some(event));
+            }
+            if self.is_ended {
+                return Poll::Ready(None);
+            }
+            if !self.poll_prompts(context) && self.ready.is_empty() {
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+impl PromptRun {
+    fn start(&mut self, model: &ServedModel) -> PromptStart {
+        let (echo_text, echo_tokens) = match &mut self.echo {
+            Echo::Nothing => (String::new(), Vec::new()),
+            Echo::Text { text } => (std::mem::take(text), Vec::new()),
+            Echo::TextAndLogprobs { text, skip_special_tokens } => {
+                let skips = *skip_special_tokens;
+                let tokens = prompt_tokens(model, &self.token_ids, &self.prompt_logprobs, skips);
+                (std::mem::take(text), tokens)
+            }
+        };
+        PromptStart {
+            prompt_index: self.index,
+            token_ids: Arc::clone(&self.token_ids),
+            echo_text,
+            echo_tokens,
+        }
+    }
+}
+
+/// The prompt's tokens with their logprobs; the first one has none.
+fn prompt_tokens(
+    model: &ServedModel,
+    token_ids: &[u32],
+    logprobs: &[TokenPayload],
+    skip_special_tokens: bool,
+) -> Vec<OutputToken> {
+    let tokenizer = &model.tokenizer;
+    let mut text_offset = 0;
+    let logprobs = std::iter::once(&None).chain(logprobs);
+    let tokens = token_ids.iter().zip(logprobs).map(|(&id, logprobs)| {
+        let detail = match logprobs {
+            Some(logprobs) => token_detail(tokenizer, id, logprobs, text_offset),
+            None => {
+                let bytes = tokenizer.token_bytes(id).to_vec();
+                TokenDetail { text_offset, bytes, logprob: None, top: Vec::new() }
+            }
+        };
+        if !(skip_special_tokens && tokenizer.is_special(id)) {
+            // Characters that begin in this token: continuation bytes of UTF-8 belong to one that began before.
+            text_offset += detail.bytes.iter().filter(|byte| **byte & 0xC0 != 0x80).count();
+        }
+        OutputToken { id, detail: Some(detail) }
+    });
+    tokens.collect()
+}
+
+fn submit_prompt(
+    model: &Arc<ServedModel>,
+    generation: &Generation,
+    index: u32,
+    prompt: PreparedPrompt,
+    context: SubmitContext,
+) -> Result<PromptRun, ApiError> {
+    let num_prompt_tokens = prompt.token_ids.len();
+    let token_ids: Arc<[u32]> = prompt.token_ids.into();
+    let request = engine_request(model, generation, &token_ids, context.caller);
+    let max_tokens = request.stop.max_tokens;
+    let stream = model.engine.submit(request).map_err(|error| refused(&error, model, context))?;
+    // Started only now: a refused request is not an aborted one.
+    let clock = RequestClock::start(model, num_prompt_tokens, generation.n, max_tokens);
+    let output = generation.output;
+    let echo = match (output.echo, output.logprobs) {
+        (false, _) => Echo::Nothing,
+        (true, false) => Echo::Text { text: prompt.text },
+        (true, true) => {
+            Echo::TextAndLogprobs { text: prompt.text, skip_special_tokens: output.skip_special_tokens }
+        }
+    };
+    let offset = match &echo {
+        Echo::Nothing => 0,
+        Echo::Text { text } | Echo::TextAndLogprobs { text, .. } => text.chars().count(),
+    };
+    let rules = ChoiceRules::new(generation, &model.tokenizer);
+    let first = index * generation.n;
+    let choices = (first..first + generation.n).map(|index| ChoiceText::new(index, offset, &rules)).collect();
+    Ok(PromptRun {
+        index,
+        token_ids,
+        echo,
+        stream: Some(stream),
+        choices,
+        clock,
+        num_cached_tokens: 0,
+        prompt_logprobs: Vec::new(),
+        is_announced: false,
+    })
+}
+
+fn engine_request(
+    model: &ServedModel,
+    generation: &Generation,
+    token_ids: &Arc<[u32]>,
+    caller: Caller,
+) -> Request {
+    let room = model.max_model_len.saturating_sub(token_ids.len());
+    let max_tokens = u32::try_from(generation.max_tokens.min(room as u64)).unwrap_or(u32::MAX);
+    let min_tokens = u32::try_from(generation.min_tokens).unwrap_or(u32::MAX).min(max_tokens);
+    let own_stops = if generation.stop.ignore_eos { &[][..] } else { &model.stop_token_ids };
+    let stop_token_ids = own_stops.iter().chain(&generation.stop.token_ids).copied().collect();
+    let num_logprobs = generation.sampling.num_logprobs;
+    Request {
+        prompt: token_ids.to_vec(),
+        sampling: Arc::new(generation.sampling.clone()),
+        stop: StopCriteria { max_tokens, min_tokens, stop_token_ids },
+        num_sequences: generation.n,
+        priority: generation.priority,
+        cache_salt: cache_salt(caller, &generation.cache_salt),
+        prompt_logprobs: num_logprobs.filter(|_| generation.output.echo),
+    }
+}
+
+/// The domain within which prefixes are shared: one per key, and within it one per salt of the client.
+fn cache_salt(caller: Caller, salt: &str) -> CacheSalt {
+    let mut domain = match caller {
+        Caller::Open => Vec::new(),
+        Caller::Key { index, .. } => format!("key {index}").into_bytes(),
+    };
+    if !salt.is_empty() {
+        // A key's index has no NUL, so that no salt leads into another key's domain.
+        domain.push(0);
+        domain.extend_from_slice(salt.as_bytes());
+    }
+    CacheSalt(domain)
+}
+
+fn refused(error: &SubmitError, model: &ServedModel, context: SubmitContext) -> ApiError {
+    let retry_after = context.retry_after;
+    match error {
+        SubmitError::QueueFull { .. } => {
+            model.metrics.requests().count_queue_full();
+            ApiError::QueueFull { retry_after }
+        }
+        SubmitError::PromptTooLong { num_prompt_tokens, max_model_len } => ApiError::ContextLength {
+            max_model_len: *max_model_len,
+            found: format!("Your {} resulted in {num_prompt_tokens} tokens", context.prompt_param),
+            param: context.prompt_param,
+        },
+        SubmitError::EmptyPrompt => ApiError::invalid(context.prompt_param, "must have at least one token"),
+        SubmitError::TooManySequences { max_num_sequences, .. } => {
+            ApiError::invalid("n", format_args!("must be at most {max_num_sequences}"))
+        }
+        SubmitError::Draining => ApiError::Unavailable { reason: "the server is draining", retry_after },
+        SubmitError::Stopped => ApiError::Unavailable { reason: "the engine has stopped", retry_after },
+    }
+}

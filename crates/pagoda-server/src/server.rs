@@ -1,0 +1,114 @@
+//! The server: created before the model is there, given the model when it is, served until told to end.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, Method, header};
+use tokio::net::TcpListener;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::CorsLayer;
+
+use crate::error::ApiError;
+use crate::exchange::{REQUEST_ID, track};
+use crate::listener::{Acceptor, DrainReport};
+use crate::model::{LoadedModel, ServedModel};
+use crate::state::ServerState;
+use crate::{ServerConfig, routes};
+
+/// A configuration that cannot be served.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ServerError {
+    /// There is no name under which the model could be asked for.
+    #[error("at least one served model name is needed, and none may be empty")]
+    NoModelName,
+    /// An origin that a browser could never send.
+    #[error("{origin:?} is not an origin; give scheme://host:port")]
+    BadOrigin {
+        /// What was given.
+        origin: String,
+    },
+}
+
+/// A server. Clones are the same server.
+#[derive(Clone)]
+pub struct Server {
+    state: Arc<ServerState>,
+    cors: Option<CorsLayer>,
+}
+
+impl Server {
+    /// A server without a model: every guarded route answers 503 until [`Server::attach`].
+    pub fn new(config: ServerConfig) -> Result<Self, ServerError> {
+        let names = &config.served_model_names;
+        if names.is_empty() || names.iter().any(String::is_empty) {
+            return Err(ServerError::NoModelName);
+        }
+        let cors = cors(&config.cors_origins)?;
+        Ok(Server { state: Arc::new(ServerState::new(config)), cors })
+    }
+
+    /// Hands over the loaded model; the server is ready from now on. A server takes one model in its life: a second one
+    /// is dropped.
+    pub fn attach(&self, model: LoadedModel) {
+        let model = ServedModel::new(model, self.state.model_name());
+        if self.state.model.set(Arc::new(model)).is_err() {
+            tracing::error!("a model is being served already");
+        }
+        if self.state.is_draining() {
+            self.state.start_draining();
+        }
+    }
+
+    /// All routes with their guards, for callers that bring their own connection.
+    pub fn router(&self) -> Router {
+        let mut router = routes::router(&self.state);
+        if let Some(cors) = &self.cors {
+            router = router.layer(cors.clone());
+        }
+        router
+            .layer(CatchPanicLayer::custom(panicked))
+            .layer(from_fn_with_state(Arc::clone(&self.state), track))
+    }
+
+    /// Serves until `shutdown` is ready, then drains: the listener stays open and refuses, what was accepted goes on for
+    /// at most `drain_timeout`. Returns at the latest about a second after that, whatever the peers do.
+    pub async fn serve(&self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> DrainReport {
+        let acceptor = Acceptor::new(listener, self.router(), self.state.config.connections);
+        acceptor.serve(&self.state, shutdown).await
+    }
+}
+
+/// A handler's panic is that request's alone. The payload may quote the request and is dropped.
+fn panicked(_payload: Box<dyn std::any::Any + Send>) -> Response {
+    tracing::error!("a handler panicked");
+    ApiError::Internal.into_response()
+}
+
+/// Headers for the listed origins; none at all without a list.
+fn cors(origins: &[String]) -> Result<Option<CorsLayer>, ServerError> {
+    if origins.is_empty() {
+        return Ok(None);
+    }
+    let origins: Result<Vec<HeaderValue>, ServerError> =
+        origins.iter().map(|origin| parse_origin(origin)).collect();
+    let layer = CorsLayer::new()
+        .allow_origin(origins?)
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, REQUEST_ID])
+        .expose_headers([REQUEST_ID, header::RETRY_AFTER]);
+    Ok(Some(layer))
+}
+
+fn parse_origin(origin: &str) -> Result<HeaderValue, ServerError> {
+    let wrong = || ServerError::BadOrigin { origin: origin.to_owned() };
+    let uri: http::Uri = origin.parse().map_err(|_| wrong())?;
+    let is_origin = uri.scheme().is_some() && uri.authority().is_some() && !origin.ends_with('/');
+    let has_path = uri.path_and_query().is_some_and(|rest| rest.as_str() != "/");
+    if !is_origin || has_path {
+        return Err(wrong());
+    }
+    HeaderValue::from_str(origin).map_err(|_| wrong())
+}

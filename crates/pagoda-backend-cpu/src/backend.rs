@@ -25,6 +25,11 @@ use crate::shared::{Disjoint, PerThread, ReadOnly};
 /// Numbers below which sharing an element-wise op costs more than it saves.
 const MIN_TASK_LEN: usize = 16 << 10;
 
+/// Inputs that the tasks of a linear op walk through while the panels change: 384 KiB, which stay in L2.
+const CHUNK_LEN: usize = 96 << 10;
+/// Rows that make unpacking a panel once more cheap (1 % of its multiply-adds).
+const MIN_CHUNK_ROWS: usize = 64;
+
 /// The CPU as a device.
 pub struct CpuBackend {
     isa: Isa,
@@ -266,22 +271,27 @@ impl Backend for CpuBackend {
         let num_panels = weight.panels.len();
         // Even, so that panels are taken in pairs; small enough to even out a thread that falls behind.
         let panels_per_task = (num_panels / (8 * self.pool.num_threads())).clamp(2, 32).next_multiple_of(2);
+        let num_groups = num_panels.div_ceil(panels_per_task);
+        let num_chunks = num_rows.div_ceil((CHUNK_LEN / weight.cols.max(1)).max(MIN_CHUNK_ROWS));
+        let rows_per_chunk = num_rows.div_ceil(num_chunks);
+        let num_chunks = num_rows.div_ceil(rows_per_chunk);
         let (x, out) = (ReadOnly(op.x.rows(num_rows).as_ptr()), Disjoint::new(op.out.rows_mut(num_rows)));
         let bias = ReadOnly(op.bias.map_or(std::ptr::null(), |bias| bias.0.as_ptr()));
         let (isa, scratch) = (self.isa, &self.scratch);
-        self.pool.run(num_panels.div_ceil(panels_per_task), &|index, thread| {
-            let first = index * panels_per_task;
+        self.pool.run(num_groups * num_chunks, &|index, thread| {
+            let first_row = index / num_groups * rows_per_chunk;
+            let first = index % num_groups * panels_per_task;
             let task = LinearTask {
-                x: x.get(),
-                num_rows,
+                x: x.get().wrapping_add(first_row * weight.cols),
+                num_rows: rows_per_chunk.min(num_rows - first_row),
                 weight,
                 panels: first..num_panels.min(first + panels_per_task),
                 bias: bias.get(),
-                out: out.at(0),
+                out: out.at(first_row * weight.rows),
                 // SAFETY: this task's thread, one reference.
                 scratch: unsafe { scratch.get(thread) }.as_mut_ptr(),
             };
-            // SAFETY: the CPU has `isa`; shapes were checked; a panel's outputs belong to one task.
+            // SAFETY: the CPU has `isa`; shapes were checked; the outputs of rows and panels belong to one task.
             unsafe { linear(isa, &task) };
         });
         Ok(())

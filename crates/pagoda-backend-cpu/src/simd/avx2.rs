@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::Simd;
+use super::{Simd, read, write};
 
 /// AVX2 with FMA and F16C.
 #[derive(Clone, Copy)]
@@ -18,7 +18,7 @@ static MASKS: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 
 #[inline(always)]
 unsafe fn mask_of_first(count: usize) -> __m256i {
     // SAFETY: `count` is cut to 8, so the load stays inside the table.
-    unsafe { _mm256_loadu_si256(MASKS.as_ptr().add(8 - count.min(8)).cast()) }
+    unsafe { read(MASKS.as_ptr().wrapping_add(8 - count.min(8))) }
 }
 
 #[inline(always)]
@@ -63,12 +63,12 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Pair {
         // SAFETY: the caller's pointer has 16 lanes.
-        unsafe { Pair(_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))) }
+        unsafe { Pair(read(from), read(from.wrapping_add(8))) }
     }
     #[inline(always)]
     unsafe fn load_halves(low: *const f32, high: *const f32) -> Pair {
         // SAFETY: the caller's pointers have 8 lanes each.
-        unsafe { Pair(_mm256_loadu_ps(low), _mm256_loadu_ps(high)) }
+        unsafe { Pair(read(low), read(high)) }
     }
     #[inline(always)]
     unsafe fn load_first(from: *const f32, count: usize) -> Pair {
@@ -84,8 +84,8 @@ impl Simd for Avx2 {
     unsafe fn store(to: *mut f32, v: Pair) {
         // SAFETY: the caller's pointer has 16 lanes.
         unsafe {
-            _mm256_storeu_ps(to, v.0);
-            _mm256_storeu_ps(to.add(8), v.1);
+            write(to, v.0);
+            write(to.wrapping_add(8), v.1);
         }
     }
     #[inline(always)]
@@ -163,8 +163,8 @@ impl Simd for Avx2 {
     unsafe fn load_bf16(from: *const u16) -> Pair {
         // SAFETY: the caller's pointer has 16 numbers.
         unsafe {
-            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
-            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.add(8).cast()));
+            let low = _mm256_cvtepu16_epi32(read(from));
+            let high = _mm256_cvtepu16_epi32(read(from.wrapping_add(8)));
             Pair(
                 _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
                 _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
@@ -174,20 +174,15 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn load_f16(from: *const u16) -> Pair {
         // SAFETY: the caller's pointer has 16 numbers.
-        unsafe {
-            Pair(
-                _mm256_cvtph_ps(_mm_loadu_si128(from.cast())),
-                _mm256_cvtph_ps(_mm_loadu_si128(from.add(8).cast())),
-            )
-        }
+        unsafe { Pair(_mm256_cvtph_ps(read(from)), _mm256_cvtph_ps(read(from.wrapping_add(8)))) }
     }
     #[inline(always)]
     unsafe fn load_i8(from: *const u8) -> Pair {
         // SAFETY: the caller's pointer has 16 numbers.
         unsafe {
             Pair(
-                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))),
-                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.add(8).cast()))),
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(read(from)))),
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(read(from.wrapping_add(8))))),
             )
         }
     }
@@ -195,8 +190,8 @@ impl Simd for Avx2 {
     unsafe fn load_nibbles(from: *const u8) -> (Pair, Pair) {
         // SAFETY: the caller's pointer has 16 bytes.
         unsafe {
-            let first = _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast()));
-            let second = _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.add(8).cast()));
+            let first = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(read(from)));
+            let second = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(read(from.wrapping_add(8))));
             let low = _mm256_set1_epi32(15);
             (
                 Pair(

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::Simd;
+use super::{Simd, read, write};
 
 /// AVX-512.
 #[derive(Clone, Copy)]
@@ -28,14 +28,12 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn load(from: *const f32) -> __m512 {
         // SAFETY: the caller's pointer has 16 lanes.
-        unsafe { _mm512_loadu_ps(from) }
+        unsafe { read(from) }
     }
     #[inline(always)]
     unsafe fn load_halves(low: *const f32, high: *const f32) -> __m512 {
         // SAFETY: the caller's pointers have 8 lanes each.
-        unsafe {
-            _mm512_insertf32x8::<1>(_mm512_castps256_ps512(_mm256_loadu_ps(low)), _mm256_loadu_ps(high))
-        }
+        unsafe { _mm512_insertf32x8::<1>(_mm512_castps256_ps512(read(low)), read(high)) }
     }
     #[inline(always)]
     unsafe fn load_first(from: *const f32, count: usize) -> __m512 {
@@ -45,7 +43,7 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn store(to: *mut f32, v: __m512) {
         // SAFETY: the caller's pointer has 16 lanes.
-        unsafe { _mm512_storeu_ps(to, v) }
+        unsafe { write(to, v) }
     }
     #[inline(always)]
     unsafe fn store_first(to: *mut f32, v: __m512, count: usize) {
@@ -115,25 +113,25 @@ impl Simd for Avx512 {
     unsafe fn load_bf16(from: *const u16) -> __m512 {
         // SAFETY: the caller's pointer has 16 numbers.
         unsafe {
-            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+            let wide = _mm512_cvtepu16_epi32(read(from));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
         }
     }
     #[inline(always)]
     unsafe fn load_f16(from: *const u16) -> __m512 {
         // SAFETY: the caller's pointer has 16 numbers.
-        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+        unsafe { _mm512_cvtph_ps(read(from)) }
     }
     #[inline(always)]
     unsafe fn load_i8(from: *const u8) -> __m512 {
         // SAFETY: the caller's pointer has 16 numbers.
-        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(read(from))) }
     }
     #[inline(always)]
     unsafe fn load_nibbles(from: *const u8) -> (__m512, __m512) {
         // SAFETY: the caller's pointer has 16 bytes.
         unsafe {
-            let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()));
+            let bytes = _mm512_cvtepu8_epi32(read(from));
             (
                 _mm512_cvtepi32_ps(_mm512_and_si512(bytes, _mm512_set1_epi32(15))),
                 _mm512_cvtepi32_ps(_mm512_srli_epi32::<4>(bytes)),

@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::{LANES, Simd};
+use super::{LANES, Simd, read, write};
 
 /// Plain Rust.
 #[derive(Clone, Copy)]
@@ -43,7 +43,7 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn load(from: *const f32) -> V {
         // SAFETY: see above.
-        unsafe { from.cast::<V>().read_unaligned() }
+        unsafe { read(from) }
     }
     #[inline(always)]
     unsafe fn load_halves(low: *const f32, high: *const f32) -> V {
@@ -65,7 +65,7 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn store(to: *mut f32, v: V) {
         // SAFETY: see above.
-        unsafe { to.cast::<V>().write_unaligned(v) }
+        unsafe { write(to, v) }
     }
     #[inline(always)]
     unsafe fn store_first(to: *mut f32, v: V, count: usize) {
@@ -119,25 +119,25 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn load_bf16(from: *const u16) -> V {
         // SAFETY: see above.
-        let bits = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
+        let bits: [u16; LANES] = unsafe { read(from) };
         lanes(|lane| f32::from_bits(u32::from(bits[lane]) << 16))
     }
     #[inline(always)]
     unsafe fn load_f16(from: *const u16) -> V {
         // SAFETY: see above.
-        let bits = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
+        let bits: [u16; LANES] = unsafe { read(from) };
         lanes(|lane| f16::from_bits(bits[lane]).to_f32())
     }
     #[inline(always)]
     unsafe fn load_i8(from: *const u8) -> V {
         // SAFETY: see above.
-        let codes = unsafe { from.cast::<[i8; LANES]>().read_unaligned() };
+        let codes: [i8; LANES] = unsafe { read(from) };
         lanes(|lane| f32::from(codes[lane]))
     }
     #[inline(always)]
     unsafe fn load_nibbles(from: *const u8) -> (V, V) {
         // SAFETY: see above.
-        let bytes = unsafe { from.cast::<[u8; LANES]>().read_unaligned() };
+        let bytes: [u8; LANES] = unsafe { read(from) };
         (lanes(|lane| f32::from(bytes[lane] & 15)), lanes(|lane| f32::from(bytes[lane] >> 4)))
     }
 }

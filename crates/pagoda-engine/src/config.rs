@@ -24,7 +24,7 @@ pub struct EngineConfig {
     pub pipeline_depth: PipelineDepth,
     /// Whether ended sequences leave their blocks for others to match.
     pub prefix_caching: bool,
-    /// Steps of waiting that weigh as much as one level of priority. At least 1, at most `u32::MAX`.
+    /// Steps of waiting that weigh as much as one level of priority. Between 1 and a million.
     pub aging_steps: u64,
     /// Preemptions after which a sequence is no victim any more: it is admitted again only when blocks for its whole
     /// possible length can be set aside. At least 1.
@@ -128,7 +128,7 @@ impl EngineConfig {
         in_range("max_num_batched_tokens", self.max_num_batched_tokens, self.max_num_seqs as u64, most)?;
         in_range("max_model_len", self.max_model_len, 1, most)?;
         in_range("max_queued_requests", self.max_queued_requests, 1, most)?;
-        in_range("aging_steps", self.aging_steps as usize, 1, most)?;
+        in_range("aging_steps", self.aging_steps as usize, 1, 1_000_000)?;
         in_range("max_preemptions", self.max_preemptions as usize, 1, most)?;
         let min_num_blocks = Self::min_num_blocks(self.max_model_len, self.block_size);
         if self.num_blocks < min_num_blocks {

@@ -116,7 +116,7 @@ impl StatsCell {
                 *value = word.load(Ordering::Relaxed);
             }
             fence(Ordering::Acquire);
-            if before % 2 == 0 && self.version.load(Ordering::Relaxed) == before {
+            if before.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == before {
                 break;
             }
             std::hint::spin_loop();

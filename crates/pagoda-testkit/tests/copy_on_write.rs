@@ -30,7 +30,7 @@ impl Cache {
     fn sequence(&mut self, tokens: &[TokenId]) -> (BlockTable, HashedTokens) {
         let tokens = HashedTokens::new(tokens.to_vec(), &CacheSalt::default(), BLOCK_SIZE);
         let mut table = BlockTable::default();
-        self.kv.allocate(&mut table, &PrefixMatch::default(), tokens.len()).unwrap();
+        self.kv.allocate(&mut table, &PrefixMatch::default(), tokens.len()).expect("the tests are small");
         self.run_step();
         self.kv.commit(&mut table, &tokens, tokens.len());
         (table, tokens)

@@ -36,7 +36,7 @@ fn config() -> EngineConfig {
 fn slow_engine(faults: &FaultPlan) -> Handle {
     let executor =
         TokenMemoryExecutor::new(MEMORY).with_faults(faults).with_delay(|_| Duration::from_micros(200));
-    EngineHandle::spawn(config(), executor).unwrap()
+    EngineHandle::spawn(config(), executor).expect("the sizes are valid")
 }
 
 fn request(prompt: &[TokenId], max_tokens: u32) -> Request {
@@ -65,7 +65,7 @@ fn tokens(events: &[RequestEvent<Extra>]) -> Vec<TokenId> {
 
 /// Waits for the first token, so that the request certainly runs.
 fn started(handle: &Handle, request: Request) -> Stream {
-    let mut stream = handle.submit(request).unwrap();
+    let mut stream = handle.submit(request).expect("there is room");
     while !matches!(block_on(stream.next()), Some(RequestEvent::Token(_))) {}
     stream
 }

@@ -75,6 +75,9 @@ fn a_step_of_256_decoding_sequences_takes_microseconds() {
             "{pipeline_depth:?}: median {:?}, fastest {:?}, slowest {:?}",
             durations[250], durations[0], durations[499]
         );
+        let start = Instant::now();
+        engine.check_integrity().unwrap();
+        println!("a check of all laws over 20,000 blocks: {:?}", start.elapsed());
         // Some 60 us where this was written; the bound leaves room for slow and busy machines.
         assert!(durations[250] < Duration::from_millis(2), "{:?}", durations[250]);
     }

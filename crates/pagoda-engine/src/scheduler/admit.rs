@@ -21,7 +21,9 @@ impl<X> Scheduler<X> {
                 return;
             }
             let Some(found) = self.match_if_it_fits(rank, kv) else { return };
-            num_left -= self.admit(rank, &found, num_left, plan, kv);
+            let num_new = self.admit(rank, &found, num_left, kv);
+            self.plan_rows(rank, num_new, plan, kv);
+            num_left -= num_new;
         }
     }
 
@@ -67,15 +69,8 @@ impl<X> Scheduler<X> {
         for_prompts + self.num_blocks_reserved(kv)
     }
 
-    /// Gives the sequence its blocks and its first tokens of the step; returns how many.
-    fn admit(
-        &mut self,
-        rank: Rank,
-        found: &PrefixMatch,
-        num_left: usize,
-        plan: &mut StepPlan,
-        kv: &mut KvCacheManager,
-    ) -> usize {
+    /// Gives the sequence a seat and blocks for its first tokens of the step; returns how many tokens.
+    fn admit(&mut self, rank: Rank, found: &PrefixMatch, num_left: usize, kv: &mut KvCacheManager) -> usize {
         self.waiting.remove(&rank);
         let place = self.running.binary_search(&rank).expect_err("a waiting sequence does not run");
         self.running.insert(place, rank);
@@ -92,7 +87,6 @@ impl<X> Scheduler<X> {
         self.has_protected |= is_protected;
         self.stats.num_protected_admissions += u64::from(is_protected);
         self.announce(rank, found.num_tokens);
-        self.plan_rows(rank, num_new, plan, kv);
         num_new
     }
 

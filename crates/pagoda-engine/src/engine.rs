@@ -222,9 +222,4 @@ impl<E: Executor> Engine<E> {
             self.assert_integrity();
         }
     }
-
-    /// The executor.
-    pub fn executor(&self) -> &E {
-        &self.executor
-    }
 }

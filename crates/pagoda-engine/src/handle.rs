@@ -1,5 +1,6 @@
 //! The door to the engine thread for everyone else: submit, look at numbers, drain. Never blocks; owns no engine state.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -97,6 +98,12 @@ impl<X> Clone for EngineHandle<X> {
     }
 }
 
+impl<X> fmt::Debug for EngineHandle<X> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineHandle").field("state", &self.shared.state()).finish_non_exhaustive()
+    }
+}
+
 impl<X: Send + 'static> EngineHandle<X> {
     /// Starts the thread `pagoda-engine`, which owns the engine from then on. It parks while there is nothing to do.
     pub fn spawn<E>(config: EngineConfig, executor: E) -> Result<Self, ConfigError>
@@ -161,6 +168,10 @@ impl<X: Send + 'static> EngineHandle<X> {
     /// The numbers after the last step. Reads a few atomics.
     pub fn stats(&self) -> EngineStats {
         let mut stats = self.shared.stats.read();
+        if self.state() == EngineState::Stopped {
+            // Whatever ran when the engine died runs no more.
+            stats.num_requests_running = 0;
+        }
         // Requests on their way through the channel wait too.
         stats.num_requests_waiting =
             (self.num_unfinished() as u64).saturating_sub(stats.num_requests_running);

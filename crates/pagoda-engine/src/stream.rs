@@ -1,5 +1,6 @@
 //! A request's way back: the stream of its events. Dropping it aborts what is left of the request.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::mpsc::Sender;
 use std::task::{Context, Poll, ready};
@@ -46,6 +47,15 @@ impl<X> RequestStream<X> {
     pub fn finish_sequence(&self, sample_index: u32) {
         // A stopped engine has nothing left to finish.
         let _ = self.commands.send(Command::FinishSequence { id: self.id, sample_index });
+    }
+}
+
+impl<X> fmt::Debug for RequestStream<X> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestStream")
+            .field("id", &self.id)
+            .field("is_ended", &self.is_ended)
+            .finish_non_exhaustive()
     }
 }
 

@@ -168,6 +168,7 @@ impl Simulation {
         let seed = self.seed;
         assert!(self.clients.is_empty(), "seed {seed}: {} requests never ended", self.clients.len());
         assert_eq!(self.engine.step(), StepOutcome::Idle, "seed {seed}");
+        self.compare_with_an_engine_alone();
         self.report.stats = self.engine.stats();
         let stats = self.report.stats;
         let num_returned = stats.kv_blocks_free + stats.kv_blocks_cached;
@@ -243,6 +244,32 @@ impl Simulation {
             cache_salt: CacheSalt(vec![0; random.below(2)]),
             prompt_logprobs: random.one_in(8).then_some(1),
         }
+    }
+
+    /// What `alone` computes is what an engine says to a request that has it to itself.
+    fn compare_with_an_engine_alone(&mut self) {
+        let request = Request { num_sequences: 1, ..self.draw_request() };
+        let Sizes { vocab_size, max_model_len, .. } = self.sizes;
+        let num_blocks = EngineConfig::min_num_blocks(max_model_len, 16);
+        let config =
+            EngineConfig { num_blocks, max_model_len, prefix_caching: false, ..EngineConfig::default() };
+        let memory =
+            TokenMemoryConfig { block_size: config.block_size, num_blocks: config.num_blocks, vocab_size };
+        let mut engine =
+            Engine::new(config, TokenMemoryExecutor::new(memory)).expect("the pool is large enough");
+        engine.add_request(RequestId(0), request.clone()).expect("requests are drawn within the limits");
+        while engine.step() != StepOutcome::Idle {}
+        let tokens = engine.take_events().into_iter().filter_map(|event| match event {
+            EngineEvent::Request(_, RequestEvent::Token(token)) => Some(token.token),
+            _ => None,
+        });
+        let (expected, _) = alone(&request, 0, self.sizes);
+        assert_eq!(
+            tokens.collect::<Vec<_>>(),
+            expected,
+            "seed {}: an engine alone says something else",
+            self.seed
+        );
     }
 
     /// A client goes away, in whatever state its request is.

@@ -161,3 +161,37 @@ impl fmt::Debug for EngineConfig {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_valid() {
+        assert_eq!(EngineConfig::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn the_budget_gives_every_running_sequence_a_token() {
+        let config = EngineConfig { max_num_seqs: 64, max_num_batched_tokens: 63, ..EngineConfig::default() };
+        let error = ConfigError::OutOfRange {
+            field: "max_num_batched_tokens",
+            value: 63,
+            min: 64,
+            max: u64::from(u32::MAX),
+        };
+        assert_eq!(config.validate(), Err(error));
+    }
+
+    #[test]
+    fn the_pool_holds_one_sequence_of_the_longest_length_and_a_copy() {
+        let least = EngineConfig::min_num_blocks(100, 16);
+        assert_eq!(least, 9);
+        let config = |num_blocks| EngineConfig { max_model_len: 100, num_blocks, ..EngineConfig::default() };
+        assert_eq!(config(least).validate(), Ok(()));
+        assert!(matches!(
+            config(least - 1).validate(),
+            Err(ConfigError::PoolTooSmall { min_num_blocks: 9, .. })
+        ));
+    }
+}

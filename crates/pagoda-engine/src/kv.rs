@@ -4,12 +4,16 @@
 mod block_pool;
 mod block_table;
 mod check;
+mod disposal;
 mod hashed_tokens;
 mod manager;
 mod prefix_cache;
+mod prefix_match;
 
 pub use block_pool::{BlockPool, QueueEnd};
 pub use block_table::BlockTable;
+pub use disposal::Disposal;
 pub use hashed_tokens::{BlockHash, HashedTokens};
-pub use manager::{Disposal, KvCacheManager, PrefixMatch};
+pub use manager::KvCacheManager;
 pub use prefix_cache::PrefixCache;
+pub use prefix_match::PrefixMatch;

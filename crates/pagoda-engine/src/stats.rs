@@ -124,3 +124,25 @@ impl StatsCell {
         EngineStats::from_words(words)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_never_mixes_two_steps() {
+        let cell = StatsCell::new();
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                for step in 1..=100_000 {
+                    cell.publish(EngineStats::from_words([step; NUM_STATS]));
+                }
+            });
+            while !writer.is_finished() {
+                let words = cell.read().to_words();
+                assert!(words.iter().all(|word| *word == words[0]), "{words:?}");
+            }
+        });
+        assert_eq!(cell.read().num_steps, 100_000);
+    }
+}

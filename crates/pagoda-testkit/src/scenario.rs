@@ -1,7 +1,8 @@
 //! A small language for scheduler snapshots: commands in, step plans and events out, both as text.
 //!
 //! ```text
-//! engine block_size=2 blocks=8 seqs=4 budget=8 len=12     first; also depth= watermark= aging= queue= cache=
+//! engine block_size=2 blocks=8 seqs=4 budget=8 len=12     first; also depth= watermark= aging=
+//!                                                         queue= cache= max_preemptions=
 //! add A prompt=1,2,3 max=3                                also n= priority= salt= stop= min= logprobs
 //! step                                                    or `step 3`
 //! abort A

@@ -1,16 +1,19 @@
 //! A seeded simulation of the whole engine: random sizes, arrivals, aborts in every state, forks, tiny pools. Every law is
 //! checked after every operation, and every output is compared with what the request says when it is alone.
 
+mod client;
+mod load;
+
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use pagoda_engine::{
-    CacheSalt, Engine, EngineConfig, EngineEvent, EngineStats, FinishReason, PipelineDepth, Request,
-    RequestEvent, RequestId, SamplingParams, StepOutcome, StopCriteria, TokenId,
+    Engine, EngineConfig, EngineEvent, EngineStats, Request, RequestEvent, RequestId, StepOutcome, TokenId,
 };
 
-use crate::executor::not_banned;
-use crate::{Fault, FaultPlan, Random, TokenMemoryConfig, TokenMemoryExecutor, hash_token};
+use crate::{Fault, FaultPlan, Random, TokenMemoryConfig, TokenMemoryExecutor};
+use client::{Client, alone};
+pub use load::Load;
+use load::Sizes;
 
 /// What a run has done, to prove that it has exercised what it is for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,36 +49,6 @@ impl Drop for NameSeed {
     }
 }
 
-/// What a simulation is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Load {
-    /// A little of everything, aborts in every state included.
-    Mixed,
-    /// Far more than the least possible pool can hold, and nobody goes away.
-    Overload,
-}
-
-impl Load {
-    fn max_preemptions(self, random: &mut Random) -> u32 {
-        match self {
-            // Few, so that sequences become protected often.
-            Load::Mixed => random.between(1, 8) as u32,
-            Load::Overload => 8,
-        }
-    }
-}
-
-/// A request, what it must say, and what it has said.
-struct Client {
-    request: Request,
-    /// `[num_sequences]` of the outputs, one behind the other.
-    said: Vec<Vec<TokenId>>,
-    finishes: Vec<Option<FinishReason>>,
-    num_prompt_logprobs: usize,
-    is_scheduled: bool,
-    is_cut: bool,
-}
-
 /// The simulation of one seed.
 pub struct Simulation {
     seed: u64,
@@ -93,45 +66,16 @@ pub struct Simulation {
     report: SimulationReport,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Sizes {
-    vocab_size: u32,
-    max_model_len: usize,
-    max_num_seqs: usize,
-    budget: usize,
-    num_requests: u64,
-}
-
 impl Simulation {
     /// Draws the sizes from the seed.
     pub fn new(seed: u64, load: Load) -> Self {
         let mut random = Random::new(seed);
-        let block_size = [1, 2, 2, 3, 4][random.below(5)];
-        let max_num_seqs = if load == Load::Mixed { random.between(1, 6) } else { random.between(4, 24) };
-        let sizes = Sizes {
-            vocab_size: random.between(2, 4) as u32,
-            max_model_len: random.between(4, 32),
-            max_num_seqs,
-            budget: max_num_seqs + random.below(12),
-            num_requests: random.between(10, 40) as u64,
+        let (sizes, config) = load.draw(&mut random);
+        let memory = TokenMemoryConfig {
+            block_size: config.block_size,
+            num_blocks: config.num_blocks,
+            vocab_size: sizes.vocab_size,
         };
-        let least = EngineConfig::min_num_blocks(sizes.max_model_len, block_size);
-        let config = EngineConfig {
-            block_size,
-            num_blocks: least + random.below(if load == Load::Mixed { least } else { 2 }),
-            max_num_seqs,
-            max_num_batched_tokens: sizes.budget,
-            max_model_len: sizes.max_model_len,
-            max_queued_requests: 1000,
-            watermark_blocks: if load == Load::Mixed { random.below(3) } else { 0 },
-            pipeline_depth: if random.one_in(2) { PipelineDepth::One } else { PipelineDepth::Two },
-            prefix_caching: !random.one_in(8),
-            aging_steps: random.between(1, 40) as u64,
-            max_preemptions: load.max_preemptions(&mut random),
-            trace: None,
-        };
-        let memory =
-            TokenMemoryConfig { block_size, num_blocks: config.num_blocks, vocab_size: sizes.vocab_size };
         let faults = FaultPlan::new();
         let executor = TokenMemoryExecutor::new(memory).with_faults(&faults);
         let engine = Engine::new(config, executor).expect("the sizes are drawn within the limits");
@@ -209,41 +153,7 @@ impl Simulation {
     }
 
     fn draw_request(&mut self) -> Request {
-        let Sizes { vocab_size, max_model_len, max_num_seqs, .. } = self.sizes;
-        let random = &mut self.random;
-        let mut prompt = match self.past.len() {
-            0 => Vec::new(),
-            _ if random.one_in(3) => Vec::new(),
-            num_past => self.past[random.below(num_past)].clone(),
-        };
-        prompt.truncate(random.between(0, max_model_len - 1));
-        let len = random.between(1, max_model_len - 1).max(prompt.len());
-        let num_new = (len - prompt.len()).min(random.between(1, max_model_len));
-        prompt.extend(
-            (0..num_new.max(usize::from(prompt.is_empty())))
-                .map(|_| random.below(vocab_size as usize) as TokenId),
-        );
-        let mut sampling = SamplingParams::greedy();
-        sampling.seed = random.below(4) as u64;
-        if random.one_in(4) {
-            sampling.presence_penalty = 1.0; // asks for the history, which the executor compares
-        }
-        let most_sequences = if random.one_in(3) { max_num_seqs } else { 1 };
-        let stop_token_ids =
-            if random.one_in(3) { vec![random.below(vocab_size as usize) as TokenId] } else { Vec::new() };
-        Request {
-            prompt,
-            sampling: Arc::new(sampling),
-            stop: StopCriteria {
-                max_tokens: if random.one_in(10) { 0 } else { random.between(1, 16) as u32 },
-                min_tokens: random.below(4) as u32,
-                stop_token_ids: stop_token_ids.into(),
-            },
-            num_sequences: random.between(1, most_sequences) as u32,
-            priority: random.below(5) as i32 - 2,
-            cache_salt: CacheSalt(vec![0; random.below(2)]),
-            prompt_logprobs: random.one_in(8).then_some(1),
-        }
+        self.sizes.draw_request(&mut self.random, &self.past)
     }
 
     /// What `alone` computes is what an engine says to a request that has it to itself.
@@ -377,47 +287,4 @@ impl Simulation {
         self.report.longest_wait_steps = self.report.longest_wait_steps.max(waited);
         assert!(waited <= 64, "seed {}: law 11: {waited} steps and the prompt's without a token", self.seed);
     }
-}
-
-impl Client {
-    /// What was said is what the request says alone; a cut one has said a beginning of it.
-    fn compare(&self, seed: u64, id: RequestId, sizes: Sizes) {
-        for (sample, said) in self.said.iter().enumerate() {
-            let (alone, finish) = alone(&self.request, sample as u32, sizes);
-            if self.is_cut {
-                assert!(alone.starts_with(said), "seed {seed}: {id}#{sample} said {said:?}, alone {alone:?}");
-            } else {
-                assert_eq!(*said, alone, "seed {seed}: {id}#{sample} says something else alone");
-                assert_eq!(
-                    self.finishes[sample],
-                    Some(finish),
-                    "seed {seed}: {id}#{sample} ends otherwise alone"
-                );
-            }
-        }
-        if self.request.prompt_logprobs.is_some() && !self.is_cut {
-            let wanted = self.request.prompt.len() - 1;
-            assert_eq!(self.num_prompt_logprobs, wanted, "seed {seed}: {id}: prompt logprobs");
-        }
-    }
-}
-
-/// The output of one sequence, computed without an engine.
-fn alone(request: &Request, sample_index: u32, sizes: Sizes) -> (Vec<TokenId>, FinishReason) {
-    let mut tokens = request.prompt.clone();
-    let stop = &request.stop;
-    let num_prompt_tokens = tokens.len();
-    let max_num_tokens = (num_prompt_tokens + stop.max_tokens as usize).min(sizes.max_model_len);
-    let mut finish = FinishReason::Length;
-    while tokens.len() < max_num_tokens && finish == FinishReason::Length {
-        let chosen = hash_token(&tokens, request.sampling.seed, sample_index, sizes.vocab_size);
-        let may_stop = tokens.len() - num_prompt_tokens >= stop.min_tokens as usize;
-        let banned = if may_stop { &[][..] } else { &stop.stop_token_ids };
-        let token = not_banned(chosen, banned, sizes.vocab_size);
-        tokens.push(token);
-        if may_stop && stop.stop_token_ids.contains(&token) {
-            finish = FinishReason::Stop;
-        }
-    }
-    (tokens.split_off(num_prompt_tokens), finish)
 }

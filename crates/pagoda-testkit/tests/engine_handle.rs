@@ -288,6 +288,22 @@ fn finishing_one_sequence_leaves_the_others_alone() {
 }
 
 #[test]
+fn the_thread_ends_with_the_last_handle_and_the_last_stream() {
+    let alive = Arc::new(());
+    let witness = Arc::clone(&alive);
+    let executor = TokenMemoryExecutor::new(MEMORY).with_delay(move |_| {
+        let _ = &witness;
+        Duration::from_micros(200)
+    });
+    let handle = EngineHandle::spawn(config(), executor).unwrap();
+    let stream = started(&handle, request(&[1], 30));
+    drop(handle.clone());
+    drop(handle);
+    assert_eq!(tokens(&all(stream)).len(), 29, "a stream keeps the engine alive");
+    wait_until("the executor is dropped", || Arc::strong_count(&alive) == 1);
+}
+
+#[test]
 fn what_can_never_be_served_is_refused_at_once() {
     let handle = slow_engine(&FaultPlan::new());
     let refused = |request| handle.submit(request).err();

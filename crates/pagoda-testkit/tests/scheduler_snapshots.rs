@@ -235,6 +235,74 @@ fn the_worst_ranked_is_preempted_and_comes_back_from_the_cache() {
 }
 
 #[test]
+fn who_was_preempted_too_often_comes_back_with_all_its_blocks_set_aside() {
+    check(
+        "engine block_size=2 blocks=8 seqs=2 budget=8 len=12 max_preemptions=1
+         add A prompt=1,2,3,4 max=5
+         add B prompt=11,12,13,14 max=8
+         step 3
+         # A's seventh token takes the last block. B finds none and nobody behind it: it gives way itself, for the last time.
+         step
+         pool
+         # At its greatest length B needs 6 of the 7 blocks: it waits until A has ended.
+         add C prompt=21,22,23 max=5
+         step
+         step 2
+         # C finds 1 block beside those set aside for B, and needs 2.
+         step",
+        expect![[r#"
+            > engine block_size=2 blocks=8 seqs=2 budget=8 len=12 max_preemptions=1
+            > add A prompt=1,2,3,4 max=5
+            > add B prompt=11,12,13,14 max=8
+            > step 3
+              step 0: 8 tokens
+                s0   0..4    of 4    b1 b2           sample #0
+                s1   0..4    of 4    b3 b4           sample #0
+                A scheduled, 0 cached
+                B scheduled, 0 cached
+                A#0: 5
+                B#0: 15
+              step 1: 2 tokens
+                s0   4..5    of 5    b1 b2 b5        sample #0
+                s1   4..5    of 5    b3 b4 b6        sample #0
+                A#0: 6
+                B#0: 16
+              step 2: 2 tokens
+                s0   5..6    of 6    b1 b2 b5        sample #0
+                s1   5..6    of 6    b3 b4 b6        sample #0
+                A#0: 7
+                B#0: 17
+            # A's seventh token takes the last block. B finds none and nobody behind it: it gives way itself, for the last time.
+            > step
+              step 3: 1 token
+                s0   6..7    of 7    b1 b2 b5 b7     sample #0
+                A#0: 8
+            > pool
+              free 0, cached 3, referenced 4
+            # At its greatest length B needs 6 of the 7 blocks: it waits until A has ended.
+            > add C prompt=21,22,23 max=5
+            > step
+              step 4: 1 token
+                s0   7..8    of 8    b1 b2 b5 b7     sample #0
+                A#0: 9, length
+                A ends
+            > step 2
+              step 5: 1 token
+                s1   6..7    of 7    b3 b4 b6 b7     sample #0
+                B#0: 18
+              step 6: 1 token
+                s1   7..8    of 8    b3 b4 b6 b7     sample #0
+                B#0: 19
+            # C finds 1 block beside those set aside for B, and needs 2.
+            > step
+              step 7: 1 token
+                s1   8..9    of 9    b3 b4 b6 b7 b5  sample #0
+                B#0: 20
+        "#]],
+    );
+}
+
+#[test]
 fn all_samples_are_seated_together_and_share_the_prompt() {
     check(
         "engine block_size=2 blocks=12 seqs=3 budget=8

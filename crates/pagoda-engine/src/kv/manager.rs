@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use super::{BlockPool, BlockTable, HashedTokens, PrefixCache, QueueEnd};
+use super::{BlockPool, BlockTable, Disposal, HashedTokens, PrefixCache, PrefixMatch, QueueEnd};
 use crate::{BlockCopy, BlockId, TokenId};
 
 /// The KV cache of the engine.
@@ -29,7 +29,7 @@ use crate::{BlockCopy, BlockId, TokenId};
 #[derive(Clone, Debug)]
 pub struct KvCacheManager {
     pub(super) block_size: usize,
-    prefix_caching: bool,
+    pub(super) prefix_caching: bool,
     pub(super) pool: BlockPool,
     pub(super) cache: PrefixCache,
     /// Of the unreferenced blocks, those in the cache.
@@ -42,36 +42,6 @@ pub struct KvCacheManager {
     pub(super) steps_in_flight: VecDeque<(u64, Vec<BlockId>)>,
     /// Tables of ended sequences with the step after which they are released.
     pub(super) retired: VecDeque<(u64, Vec<BlockId>)>,
-}
-
-/// What the cache has of a sequence's beginning. Valid until the manager is changed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PrefixMatch {
-    /// Full blocks, to be shared.
-    pub blocks: Vec<BlockId>,
-    /// A block whose first slots are to be copied, and how many.
-    pub partial: Option<(BlockId, usize)>,
-    /// Tokens covered in all.
-    pub num_tokens: usize,
-}
-
-impl PrefixMatch {
-    /// The match without its copy.
-    pub fn without_partial(mut self) -> Self {
-        if let Some((_, num_slots)) = self.partial.take() {
-            self.num_tokens -= num_slots;
-        }
-        self
-    }
-}
-
-/// What becomes of the blocks of a sequence that ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Disposal {
-    /// Others may match them.
-    Reusable,
-    /// Their content is doubtful (a failed row): what nobody else holds is forgotten.
-    Doubtful,
 }
 
 impl KvCacheManager {
@@ -118,35 +88,6 @@ impl KvCacheManager {
     /// Blocks held by tables and copies.
     pub fn num_referenced(&self) -> usize {
         self.num_total() - self.pool.num_unreferenced()
-    }
-
-    /// Looks up the longest cached prefix of at most `max_tokens` tokens. Changes nothing.
-    pub fn match_prefix(&self, tokens: &HashedTokens, max_tokens: usize) -> PrefixMatch {
-        let mut found = PrefixMatch::default();
-        if !self.prefix_caching {
-            return found;
-        }
-        let max_tokens = max_tokens.min(tokens.len());
-        for index in 0..max_tokens / self.block_size {
-            let block = self.cache.find(tokens.parent(index), tokens.block(index, max_tokens));
-            let Some(block) = block else { break };
-            found.blocks.push(block);
-        }
-        found.num_tokens = found.blocks.len() * self.block_size;
-        let wanted = tokens.block(found.blocks.len(), max_tokens);
-        if !wanted.is_empty() {
-            found.partial = self.cache.find_longest(tokens.parent(found.blocks.len()), wanted);
-            found.num_tokens += found.partial.map_or(0, |(_, num_slots)| num_slots);
-        }
-        found
-    }
-
-    /// Blocks that leave the available ones if a sequence takes the match and grows to `num_tokens`.
-    pub fn num_blocks_to_allocate(&self, found: &PrefixMatch, num_tokens: usize) -> usize {
-        let sources = found.partial.iter().map(|(source, _)| source);
-        let num_woken =
-            found.blocks.iter().chain(sources).filter(|&&block| self.pool.ref_count(block) == 0).count();
-        num_tokens.div_ceil(self.block_size) - found.blocks.len() + num_woken
     }
 
     /// Gives an empty table the matched blocks and room for `num_tokens` tokens in all. `None`, and nothing changes, if
@@ -282,7 +223,7 @@ impl KvCacheManager {
     }
 
     /// Tables that hold the block.
-    fn num_owners(&self, block: BlockId) -> u32 {
+    pub(super) fn num_owners(&self, block: BlockId) -> u32 {
         self.pool.ref_count(block) - self.num_readers[block.0 as usize]
     }
 
@@ -296,34 +237,6 @@ impl KvCacheManager {
     fn plan_copy(&mut self, source: BlockId, target: BlockId, num_slots: usize) {
         self.num_readers[source.0 as usize] += 1;
         self.planned_copies.push(BlockCopy { source, target, num_slots: num_slots as u32 });
-    }
-
-    fn offer_all(&mut self, blocks: &[BlockId], tokens: &HashedTokens, num_computed: usize) {
-        if !self.prefix_caching {
-            return;
-        }
-        let num_full = num_computed / self.block_size;
-        for (index, &block) in blocks.iter().enumerate().take(num_full) {
-            self.offer(block, index, tokens, num_computed);
-        }
-        // A tail that another table holds may still be written by it.
-        if !num_computed.is_multiple_of(self.block_size) && self.num_owners(blocks[num_full]) == 1 {
-            self.offer(blocks[num_full], num_full, tokens, num_computed);
-        }
-    }
-
-    fn offer(&mut self, block: BlockId, index: usize, tokens: &HashedTokens, num_computed: usize) {
-        if self.prefix_caching && !self.cache.contains(block) {
-            self.cache.insert(block, tokens.parent(index), tokens.block(index, num_computed));
-        }
-    }
-
-    fn forget(&mut self, blocks: &[BlockId]) {
-        for &block in blocks {
-            if self.cache.contains(block) && self.num_owners(block) == 1 {
-                self.cache.remove(block);
-            }
-        }
     }
 
     /// The first block of the queue; whatever could be matched in it is forgotten.

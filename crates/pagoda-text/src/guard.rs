@@ -4,6 +4,7 @@
 //! request its answer, never the process: it ends here and becomes the caller's typed error.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
 
 /// `body` panicked. The payload is dropped: it may quote the text that was being worked on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,4 +16,16 @@ pub(crate) struct Panicked;
 /// cannot leave half-written (the tokenizer is read-only, its caches are inserted into in one step).
 pub(crate) fn guarded<T>(body: impl FnOnce() -> T) -> Result<T, Panicked> {
     catch_unwind(AssertUnwindSafe(body)).map_err(|_| Panicked)
+}
+
+/// Runs `body` on a thread of its own with a stack of `stack_bytes`, which must hold any recursion that the caps on its
+/// input allow: an overflow would abort the process, no boundary can catch it. Only pages that are touched take memory.
+pub(crate) fn guarded_with_stack<T: Send>(
+    stack_bytes: usize,
+    body: impl FnOnce() -> T + Send,
+) -> Result<T, Panicked> {
+    thread::scope(|scope| {
+        let worker = thread::Builder::new().name("pagoda-template".into()).stack_size(stack_bytes);
+        worker.spawn_scoped(scope, body).map_err(|_| Panicked)?.join().map_err(|_| Panicked)
+    })
 }

@@ -2,6 +2,7 @@
 //!
 //! The reference is `apply_chat_template` of Python's `transformers`: the same bytes, and an error where it gives one.
 
+mod builtins;
 mod content;
 mod continuation;
 mod environment;
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::SystemTime;
 
+use chrono::{DateTime, Local};
 use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind};
 use serde_json::{Map, Value};
@@ -22,8 +24,8 @@ pub use content::ContentSupport;
 pub use error::TemplateError;
 pub use sources::{SpecialTokens, TemplateSources};
 
-use crate::guard::guarded;
-use environment::RaisedMessage;
+use crate::guard::guarded_with_stack;
+use builtins::RaisedMessage;
 
 /// What one rendering may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +40,7 @@ pub struct TemplateLimits {
 
 impl Default for TemplateLimits {
     fn default() -> Self {
-        Self { max_source_bytes: 1 << 20, max_output_bytes: 16 << 20, max_steps: 20_000_000 }
+        Self { max_source_bytes: 1 << 19, max_output_bytes: 16 << 20, max_steps: 5_000_000 }
     }
 }
 
@@ -71,10 +73,6 @@ pub struct ChatTemplate {
     content_support: ContentSupport,
 }
 
-/// Names of the templates within the environment; no file extension, so that nothing is escaped.
-const DEFAULT: &str = "default";
-const TOOL_USE: &str = "tool_use";
-
 impl ChatTemplate {
     /// Compiles a single template.
     ///
@@ -94,7 +92,12 @@ impl ChatTemplate {
         special_tokens: SpecialTokens,
         limits: TemplateLimits,
     ) -> Result<Self, TemplateError> {
-        let env = guarded(|| compile(&sources, limits)).unwrap_or(Err(TemplateError::Panicked))?;
+        if sources.by_name().any(|(_, source)| source.len() > limits.max_source_bytes) {
+            let limit = limits.max_source_bytes as u64;
+            return Err(TemplateError::LimitExceeded { limit, unit: "bytes of template" });
+        }
+        let env = guarded_with_stack(compile_stack_bytes(&sources), || compile(&sources, limits))
+            .unwrap_or(Err(TemplateError::Panicked))?;
         let special_tokens =
             special_tokens.variables().map(|(name, token)| (name.into(), token.into())).collect();
         let content_support = ContentSupport { strings: true, parts: false };
@@ -118,7 +121,8 @@ impl ChatTemplate {
     /// # Errors
     /// [`TemplateError::Raised`] where the template refuses the conversation, else any variant but `Syntax`.
     pub fn render(&self, input: &ChatTemplateInput) -> Result<String, TemplateError> {
-        guarded(|| self.render_unguarded(input)).unwrap_or(Err(TemplateError::Panicked))
+        guarded_with_stack(RENDER_STACK_BYTES, || self.render_unguarded(input))
+            .unwrap_or(Err(TemplateError::Panicked))
     }
 
     fn render_unguarded(&self, input: &ChatTemplateInput) -> Result<String, TemplateError> {
@@ -141,7 +145,7 @@ impl ChatTemplate {
 
     fn render_messages(&self, messages: &Value, input: &ChatTemplateInput) -> Result<String, TemplateError> {
         let has_own = self.sources.tool_use.is_some() && input.tools.is_some();
-        let name = if has_own { TOOL_USE } else { DEFAULT };
+        let name = if has_own { sources::TOOL_USE } else { sources::DEFAULT };
         let template = self.env.get_template(name).map_err(|error| self.told(&error))?;
         let mut output =
             CappedOutput { bytes: Vec::new(), limit_bytes: self.limits.max_output_bytes, is_full: false };
@@ -172,7 +176,7 @@ impl ChatTemplate {
             ("tools", Serde(input.tools).into()),
             ("documents", Serde(input.documents).into()),
             ("add_generation_prompt", input.add_generation_prompt.into()),
-            (environment::NOW, environment::micros_since_epoch(input.now).into()),
+            (builtins::NOW, DateTime::<Local>::from(input.now).timestamp_micros().into()),
         ];
         for (name, value) in own {
             if input.kwargs.contains_key(name) {
@@ -218,16 +222,20 @@ impl ChatTemplate {
     }
 }
 
+/// Stack for a rendering: values may be nested as deep as `max_steps` instructions can nest them.
+const RENDER_STACK_BYTES: usize = 256 << 20;
+
+/// Stack for compiling: the parser takes one level per character in the worst case (`------1`), each about 500 bytes.
+fn compile_stack_bytes(sources: &TemplateSources) -> usize {
+    let longest = sources.by_name().map(|(_, source)| source.len()).max().unwrap_or(0);
+    (16 << 20) + longest.saturating_mul(1024)
+}
+
 fn compile(sources: &TemplateSources, limits: TemplateLimits) -> Result<Environment<'static>, TemplateError> {
     let mut env = environment::environment();
     env.set_fuel(Some(limits.max_steps));
-    let named = [(DEFAULT, Some(&sources.default)), (TOOL_USE, sources.tool_use.as_ref())];
-    for (name, source) in named.into_iter().filter_map(|(name, source)| Some((name, source?))) {
-        if source.len() > limits.max_source_bytes {
-            let limit = limits.max_source_bytes as u64;
-            return Err(TemplateError::LimitExceeded { limit, unit: "bytes of template" });
-        }
-        env.add_template_owned(name, environment::without_generation_tags(source)).map_err(|error| {
+    for (name, source) in sources.by_name() {
+        env.add_template_owned(name, environment::prepared(source)).map_err(|error| {
             let reason = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
             TemplateError::Syntax { line: error.line().unwrap_or(0), reason }
         })?;

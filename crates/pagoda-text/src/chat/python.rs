@@ -27,7 +27,8 @@ fn write_repr(value: &Value, out: &mut impl Write, depth: usize) -> Result<(), E
     match value.kind() {
         ValueKind::Undefined => Ok(out.write_str("Undefined")?),
         ValueKind::Number => write_number(value, out),
-        ValueKind::Seq => {
+        // A slice or a sum of lists is an iterable here and a list in Python.
+        ValueKind::Seq | ValueKind::Iterable => {
             let (open, close) = if value.is_tuple() { ("(", ")") } else { ("[", "]") };
             out.write_str(open)?;
             for (index, item) in value.try_iter()?.enumerate() {

@@ -42,7 +42,17 @@ pub struct TemplateSources {
     pub tool_use: Option<String>,
 }
 
+/// Names of the two templates.
+pub(crate) const DEFAULT: &str = "default";
+pub(crate) const TOOL_USE: &str = "tool_use";
+
 impl TemplateSources {
+    /// The texts that there are, by name.
+    pub(crate) fn by_name(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let tool_use = self.tool_use.as_deref().map(|source| (TOOL_USE, source));
+        std::iter::once((DEFAULT, self.default.as_str())).chain(tool_use)
+    }
+
     /// Reads the `chat_template` field of a `tokenizer_config.json`: a string, or a list of `{"name", "template"}`.
     /// `None` where there is no template, or none by the name `default`.
     pub fn from_tokenizer_config(chat_template: &Value) -> Option<Self> {
@@ -53,7 +63,7 @@ impl TemplateSources {
             let entry = chat_template.as_array()?.iter().find(|entry| entry["name"] == name)?;
             entry["template"].as_str().map(str::to_owned)
         };
-        Some(Self { default: named("default")?, tool_use: named("tool_use") })
+        Some(Self { default: named(DEFAULT)?, tool_use: named(TOOL_USE) })
     }
 }
 

@@ -1,0 +1,26 @@
+//! Where tests find what is too large or not ours to commit, and what they do when it is not there.
+
+use std::path::PathBuf;
+
+/// `relative` within the test cache: `$XDG_CACHE_HOME/pagoda/test`, else `~/.cache/pagoda/test`.
+pub(crate) fn path(relative: &str) -> PathBuf {
+    pagoda_cache().join("test").join(relative)
+}
+
+/// The Python with what tests compare with.
+pub(crate) fn python() -> PathBuf {
+    path("venv/bin/python")
+}
+
+/// The folder that everything of Pagoda is cached in.
+fn pagoda_cache() -> PathBuf {
+    let home_cache = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home_cache);
+    cache.expect("HOME or XDG_CACHE_HOME is set").join("pagoda")
+}
+
+/// Says why a test does nothing, which is a failure where everything is required.
+pub(crate) fn skip(why: &str) {
+    assert!(std::env::var_os("REQUIRE_ALL").is_none_or(|value| value != "1"), "REQUIRE_ALL=1, but {why}");
+    println!("skipped: {why}");
+}

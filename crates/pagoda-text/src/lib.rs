@@ -20,7 +20,8 @@
 //! # Hostile input
 //!
 //! Tokenizer files and templates come with a model, prompts and template arguments from the network. Every entry has a
-//! cap in bytes, templates a cap on steps, and whatever the libraries underneath panic on becomes a typed error.
+//! cap in bytes, templates a cap on steps, and whatever the libraries underneath panic on becomes a typed error. No tokenizer error quotes a prompt. A process that prints panics should leave
+//! out those for which [`is_within_panic_boundary`] holds: they are handled, and may quote a prompt.
 
 mod chat;
 mod detokenizer;
@@ -33,5 +34,6 @@ pub use chat::{
     TemplateSources,
 };
 pub use detokenizer::{DetokenizeOptions, Detokenizer, TextPosition};
+pub use guard::is_within_panic_boundary;
 pub use stop::{StopMatcher, StopOutput};
 pub use tokenizer::{EncodeOptions, GgufVocab, Tokenizer, TokenizerError, TokenizerLimits, TokenizerSource};

@@ -154,7 +154,7 @@ impl Checkpoint {
 
 /// The row of a head stored in pairs that belongs to `row` of a head stored in halves:
 /// `halves [a0 a1 .. | b0 b1 ..]` is `pairs [a0 b0 a1 b1 ..]`.
-fn row_in_pairs(row: usize, head_dim: usize) -> usize {
+pub(crate) fn row_in_pairs(row: usize, head_dim: usize) -> usize {
     let (head, channel) = (row / head_dim, row % head_dim);
     let half = head_dim / 2;
     head * head_dim + 2 * (channel % half) + channel / half

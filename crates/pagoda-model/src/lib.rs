@@ -20,6 +20,7 @@ mod rope;
 mod runner;
 mod tensors;
 mod text_assets;
+pub mod tiny;
 
 pub use architecture::{
     ActivationKind, Architecture, FfnKind, MixerKind, NormPlacement, Presence, QkRowOrder, TensorNames,

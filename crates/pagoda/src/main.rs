@@ -1,2 +1,47 @@
-//! Placeholder.
-fn main() {}
+//! The `pagoda` binary: flags to configuration to wiring, and the commands around the server (pull, bench, doctor).
+//!
+//! Owns: the command line, the configuration, the model cache, the only reads of the environment, and the one place where
+//! all parts meet (`wire`). Does not know: how any part works inside.
+
+mod args;
+mod bench;
+mod doctor;
+mod environment;
+mod memory;
+mod pull;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{BenchCommand, Cli, Command, PullArgs};
+use pull::ModelReference;
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Serve(_) => Ok(()),
+        Command::Pull(args) => pull_model(&args),
+        Command::Bench(BenchCommand::Serve(args)) => bench::serve(&args),
+        Command::Doctor(args) => doctor::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Fetches a model, or verifies one that is there, and prints its path.
+fn pull_model(args: &PullArgs) -> anyhow::Result<()> {
+    let store = environment::model_store(&args.store)?;
+    let name = args.model.as_deref().unwrap_or(&store.catalogue.default);
+    if let ModelReference::Catalogue(name) = ModelReference::parse(name)?
+        && let Some(model) = store.catalogue.find(name)
+    {
+        store.verify(model)?;
+    }
+    println!("{}", store.locate(name)?.display());
+    Ok(())
+}

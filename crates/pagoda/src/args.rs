@@ -1,0 +1,208 @@
+//! What can be typed: every flag, its documentation and its default. Knows nothing about what the values mean together;
+//! that is `config`'s business.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// PagedAttention LLM inference server with an OpenAI-compatible API.
+#[derive(Debug, Parser)]
+#[command(name = "pagoda", version, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve a model over the OpenAI HTTP API.
+    Serve(Box<ServeArgs>),
+    /// Fetch a model into the cache, verify it and print where it is.
+    Pull(PullArgs),
+    /// Measure a server.
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// Print what this machine offers: CPU, memory, cache, models.
+    Doctor(StoreArgs),
+}
+
+/// Where models are looked for.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct StoreArgs {
+    /// A catalogue file to use instead of the built-in one.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) catalogue: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// A catalogue name or org/repo[:GGUF]; the default model if omitted.
+    pub(crate) model: Option<String>,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// A catalogue name, an org/repo[:GGUF] of the hub, a GGUF file or a folder with safetensors; the default model if
+    /// omitted.
+    pub(crate) model: Option<String>,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+
+    /// Address to listen on. Anything but loopback needs --api-key-file.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub(crate) host: IpAddr,
+    /// Port to listen on; 0 takes a free one and prints it.
+    #[arg(long, default_value_t = 8000)]
+    pub(crate) port: u16,
+
+    /// Longest prompt plus output, in tokens [default: the model's own limit].
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) max_model_len: Option<usize>,
+    /// Most sequences that run at the same time.
+    #[arg(long, default_value_t = 32)]
+    pub(crate) max_num_seqs: usize,
+    /// Most tokens computed in one step, prompts and outputs together.
+    #[arg(long, default_value_t = 512)]
+    pub(crate) max_num_batched_tokens: usize,
+    /// Most requests that wait; the next one gets 429 [default: 4 x max-num-seqs].
+    #[arg(long)]
+    pub(crate) max_queued_requests: Option<usize>,
+    /// Tokens in one KV block.
+    #[arg(long, default_value_t = 16)]
+    pub(crate) block_size: usize,
+    /// Memory for the KV cache, e.g. 2GiB or 800M [default: what max-num-seqs x max-model-len needs, but at most a
+    /// quarter of the available memory].
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub(crate) kv_cache_memory: Option<u64>,
+    /// Do not share the KV of equal prompt beginnings.
+    #[arg(long)]
+    pub(crate) no_prefix_caching: bool,
+    /// CPU threads for the model [default: the physical cores].
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+    /// Instruction set of the CPU kernels [default: the best that this CPU has].
+    #[arg(long, value_parser = ["portable", "avx2", "avx512"])]
+    pub(crate) isa: Option<String>,
+
+    /// Names that clients may use for the model, separated by commas [default: the name it was loaded by].
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    pub(crate) served_model_name: Vec<String>,
+    /// A chat template (Jinja) to use instead of the model's.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) chat_template: Option<PathBuf>,
+
+    /// File with one API key per line; empty lines and lines starting with # are skipped.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) api_key_file: Option<PathBuf>,
+    /// Serve without keys on an address that others can reach.
+    #[arg(long)]
+    pub(crate) insecure_no_auth: bool,
+    /// Origin that browsers may call from; repeat it for several.
+    #[arg(long, value_name = "ORIGIN")]
+    pub(crate) cors_origin: Vec<String>,
+
+    /// Write each step's plan as a table to this file (- for stderr).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trace_steps: Option<PathBuf>,
+    /// Serve GET /debug/integrity, which checks the block manager's laws.
+    #[arg(long)]
+    pub(crate) debug_endpoints: bool,
+    /// Seconds that accepted requests get to finish after SIGTERM or Ctrl-C.
+    #[arg(long, value_name = "SECONDS", default_value_t = 25)]
+    pub(crate) drain_timeout: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Load an OpenAI-compatible server and report latency and throughput.
+    Serve(BenchServeArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchServeArgs {
+    /// Base URL, e.g. http://127.0.0.1:8000 (plain HTTP only).
+    pub(crate) url: String,
+    /// Model name [default: the first one that the server lists].
+    #[arg(long)]
+    pub(crate) model: Option<String>,
+    /// Which endpoint to call.
+    #[arg(long, default_value = "completions", value_parser = ["completions", "chat"])]
+    pub(crate) endpoint: String,
+    /// Requests in all.
+    #[arg(long, default_value_t = 64)]
+    pub(crate) num_requests: usize,
+    /// Requests sent beforehand and not measured.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) num_warmups: usize,
+    /// Closed loop: this many requests are always under way.
+    #[arg(long, default_value_t = 8, conflicts_with = "request_rate")]
+    pub(crate) concurrency: usize,
+    /// Open loop: requests arrive as a Poisson process of this many a second, however slow the answers are.
+    #[arg(long)]
+    pub(crate) request_rate: Option<f64>,
+    /// Prompt tokens: N, uniform:LOW-HIGH or lognormal:MEAN[,SIGMA].
+    #[arg(long, default_value = "128", value_name = "LENGTHS")]
+    pub(crate) prompt_len: crate::bench::Lengths,
+    /// Output tokens, in the same forms.
+    #[arg(long, default_value = "128", value_name = "LENGTHS")]
+    pub(crate) output_len: crate::bench::Lengths,
+    /// Ids of random prompt tokens are drawn below this (completions only).
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) vocab_size: u32,
+    /// Seed of prompts, lengths and arrivals.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Sampling temperature.
+    #[arg(long, default_value_t = 0.0)]
+    pub(crate) temperature: f64,
+    /// Give up after this many seconds.
+    #[arg(long, default_value_t = 600)]
+    pub(crate) max_seconds: u64,
+    /// File whose first line is the API key.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) api_key_file: Option<PathBuf>,
+    /// Write the results as JSON to this file (- for stdout).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// `800M`, `2GiB`, `1000000`: decimal units without `i`, binary ones with it.
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor: f64 = match unit.trim().to_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kb" => 1e3,
+        "m" | "mb" => 1e6,
+        "g" | "gb" => 1e9,
+        "kib" => 1024.0,
+        "mib" => 1024.0 * 1024.0,
+        "gib" => 1024.0 * 1024.0 * 1024.0,
+        other => return Err(format!("unknown unit {other:?}; use k, M, G, KiB, MiB or GiB")),
+    };
+    let number: f64 = number.parse().map_err(|_| format!("{text:?} is not a size"))?;
+    Ok((number * factor) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_are_read_with_their_units() {
+        assert_eq!(parse_bytes("800M"), Ok(800_000_000));
+        assert_eq!(parse_bytes("1.5GiB"), Ok(1_610_612_736));
+        assert_eq!(parse_bytes("42"), Ok(42));
+        assert!(parse_bytes("12 parsecs").is_err());
+        assert!(parse_bytes("").is_err());
+    }
+}

@@ -1,0 +1,47 @@
+//! What the tests of the binary share: the command itself, a loopback hub that fails on demand, a running server.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+pub mod hub;
+pub mod server;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+/// The binary under test, with a cache folder and hub of its own and no proxy in the way.
+pub fn pagoda() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pagoda"));
+    command.env_remove("HF_TOKEN").env("NO_PROXY", "127.0.0.1").env("RUST_LOG", "info");
+    command
+}
+
+/// The real model's file, or `None` (after saying so) where it has not been fetched. `REQUIRE_ALL=1` makes that a failure.
+pub fn real_model() -> Option<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
+    let in_cache =
+        "pagoda/models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf";
+    let candidates = [std::env::var_os("PAGODA_TEST_MODEL").map(PathBuf::from), cache.map(|cache| cache.join(in_cache))];
+    let found = candidates.into_iter().flatten().find(|path| path.is_file());
+    if found.is_none() {
+        skip("the default model is not in the cache (pagoda pull)");
+    }
+    found
+}
+
+/// Python with the packages of scripts/requirements-test.txt.
+pub fn test_python() -> Option<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))?;
+    let python = cache.join("pagoda/test/venv/bin/python");
+    if !python.is_file() {
+        skip("the Python test environment is not there (scripts/setup_tests.sh)");
+        return None;
+    }
+    Some(python)
+}
+
+fn skip(why: &str) {
+    assert!(std::env::var("REQUIRE_ALL").as_deref() != Ok("1"), "REQUIRE_ALL=1, but {why}");
+    println!("skipped: {why}");
+}

@@ -80,7 +80,7 @@ pub(crate) struct ServeArgs {
     /// Do not share the KV of equal prompt beginnings.
     #[arg(long)]
     pub(crate) no_prefix_caching: bool,
-    /// CPU threads for the model [default: the physical cores].
+    /// CPU threads for the model [default: those this process may use].
     #[arg(long)]
     pub(crate) threads: Option<usize>,
     /// Instruction set of the CPU kernels [default: the best that this CPU has].
@@ -107,9 +107,9 @@ pub(crate) struct ServeArgs {
     /// Write each step's plan as a table to this file (- for stderr).
     #[arg(long, value_name = "FILE")]
     pub(crate) trace_steps: Option<PathBuf>,
-    /// Serve GET /debug/integrity, which checks the block manager's laws.
-    #[arg(long)]
-    pub(crate) debug_endpoints: bool,
+    /// Form of the log lines on stderr; RUST_LOG filters them.
+    #[arg(long, default_value = "text", value_parser = ["text", "json"])]
+    pub(crate) log_format: String,
     /// Seconds that accepted requests get to finish after SIGTERM or Ctrl-C.
     #[arg(long, value_name = "SECONDS", default_value_t = 25)]
     pub(crate) drain_timeout: u64,

@@ -4,11 +4,15 @@
 //! all parts meet (`wire`). Does not know: how any part works inside.
 
 mod args;
+mod banner;
 mod bench;
+mod config;
 mod doctor;
 mod environment;
 mod memory;
 mod pull;
+mod serve;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -19,7 +23,7 @@ use pull::ModelReference;
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Serve(_) => Ok(()),
+        Command::Serve(args) => serve::run(*args),
         Command::Pull(args) => pull_model(&args),
         Command::Bench(BenchCommand::Serve(args)) => bench::serve(&args),
         Command::Doctor(args) => doctor::run(&args),

@@ -1,0 +1,314 @@
+//! From flags to numbers: [`ListenConfig`] is known before the model, [`Config`] after its checkpoint has been opened. What
+//! is in them is checked and complete; no default is left to be chosen below.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use pagoda_backend_cpu::{CpuOptions, Isa};
+use pagoda_engine::EngineConfig;
+use pagoda_model::{Checkpoint, MemoryBudget, ModelConfig, RunnerConfig, kv_bytes_per_block};
+use pagoda_server::{ApiKeys, ServerConfig};
+
+use crate::args::ServeArgs;
+use crate::pull::bytes_text;
+
+/// A context window below this is of no use to anyone: the start is refused.
+const MIN_MODEL_LEN: usize = 64;
+/// Requests that wait, per sequence that runs: more would wait longer than clients do.
+const QUEUED_PER_SEQ: usize = 4;
+/// Part of the available memory that the KV cache takes unasked: a CPU's memory belongs to others too.
+const KV_MEMORY_SHARE: u64 = 4;
+
+/// Where to listen, and who may call.
+#[derive(Debug)]
+pub(crate) struct ListenConfig {
+    /// Port 0 takes a free one.
+    pub(crate) address: SocketAddr,
+    /// Names, keys, origins, limits.
+    pub(crate) server: ServerConfig,
+    /// Others can reach the server and need no key.
+    pub(crate) is_open_to_others: bool,
+}
+
+/// What the machine has to give.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DeviceMemory {
+    /// Bytes that may still be taken.
+    pub(crate) available_bytes: u64,
+    /// Bytes of one K or V number.
+    pub(crate) kv_element_bytes: usize,
+}
+
+/// Everything that the model, the engine and the device are told.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// Threads and instruction set.
+    pub(crate) cpu: CpuOptions,
+    /// Sizes of pool and batch.
+    pub(crate) runner: RunnerConfig,
+    /// Requests that may wait.
+    pub(crate) max_queued_requests: usize,
+    /// Blocks left free when a request is admitted.
+    pub(crate) watermark_blocks: usize,
+    /// Whether equal prompt beginnings share KV.
+    pub(crate) prefix_caching: bool,
+    /// What a load will take.
+    pub(crate) memory: MemoryBudget,
+    /// What the user should know.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl ListenConfig {
+    /// Checks the flags about the network. `model` is what the user typed or the default model's name.
+    pub(crate) fn resolve(args: &ServeArgs, model: &str) -> anyhow::Result<Self> {
+        let names = match &args.served_model_name[..] {
+            [] => vec![served_name(model)],
+            names => names.to_vec(),
+        };
+        let mut server = ServerConfig::new(names);
+        if let Some(file) = &args.api_key_file {
+            server.api_keys = read_keys(file)?;
+        }
+        let needs_no_key = server.api_keys.is_empty();
+        let is_open_to_others = needs_no_key && !args.host.is_loopback();
+        if is_open_to_others && !args.insecure_no_auth {
+            bail!(
+                "--host {} can be reached by others: give --api-key-file, or --insecure-no-auth if that is meant",
+                args.host
+            );
+        }
+        server.cors_origins = args.cors_origin.clone();
+        server.drain.drain_timeout = Duration::from_secs(args.drain_timeout);
+        Ok(ListenConfig { address: SocketAddr::new(args.host, args.port), server, is_open_to_others })
+    }
+}
+
+fn read_keys(file: &Path) -> anyhow::Result<ApiKeys> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("reading --api-key-file {}", file.display()))?;
+    let keys = ApiKeys::parse(&text).with_context(|| format!("in --api-key-file {}", file.display()))?;
+    if keys.is_empty() {
+        bail!("--api-key-file {} holds no key", file.display());
+    }
+    Ok(keys)
+}
+
+/// A path is served under its last part, without the ending.
+fn served_name(model: &str) -> String {
+    let path = Path::new(model);
+    if !path.exists() {
+        return model.to_owned();
+    }
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = name.strip_suffix(".gguf").unwrap_or(&name).to_owned();
+    if name.is_empty() { "model".to_owned() } else { name }
+}
+
+impl Config {
+    /// Checks the flags about the model against the model and the machine, and sizes the KV pool.
+    pub(crate) fn resolve(args: &ServeArgs, checkpoint: &Checkpoint, device: DeviceMemory) -> anyhow::Result<Self> {
+        let model = checkpoint.config();
+        let mut warnings = Vec::new();
+        let pool = Pool::resolve(args, model, device, &mut warnings)?;
+        let runner = RunnerConfig {
+            block_size: args.block_size,
+            num_blocks: pool.num_blocks,
+            max_num_seqs: args.max_num_seqs,
+            max_num_batched_tokens: args.max_num_batched_tokens,
+            max_model_len: pool.max_model_len,
+        };
+        let memory = MemoryBudget::plan(checkpoint, device.kv_element_bytes, &runner);
+        if memory.total_bytes() > device.available_bytes {
+            bail!(
+                "{} of memory are needed (weights {}, KV cache {}, workspace {}), {} are available: lower \
+                 --kv-cache-memory, --max-model-len or --max-num-batched-tokens, or serve a smaller model",
+                bytes_text(memory.total_bytes()),
+                bytes_text(memory.weight_bytes),
+                bytes_text(memory.kv_bytes),
+                bytes_text(memory.workspace_bytes),
+                bytes_text(device.available_bytes)
+            );
+        }
+        let config = Config {
+            cpu: CpuOptions { num_threads: num_threads(args)?, isa: isa(args)? },
+            max_queued_requests: args.max_queued_requests.unwrap_or(QUEUED_PER_SEQ * args.max_num_seqs),
+            watermark_blocks: (pool.num_blocks / 100).clamp(1, 16),
+            prefix_caching: !args.no_prefix_caching,
+            runner,
+            memory,
+            warnings,
+        };
+        config.engine().validate()?;
+        Ok(config)
+    }
+
+    /// What the engine is told; the trace is the caller's to add.
+    pub(crate) fn engine(&self) -> EngineConfig {
+        EngineConfig {
+            block_size: self.runner.block_size,
+            num_blocks: self.runner.num_blocks,
+            max_num_seqs: self.runner.max_num_seqs,
+            max_num_batched_tokens: self.runner.max_num_batched_tokens,
+            max_model_len: self.runner.max_model_len,
+            max_queued_requests: self.max_queued_requests,
+            watermark_blocks: self.watermark_blocks,
+            prefix_caching: self.prefix_caching,
+            ..EngineConfig::default()
+        }
+    }
+}
+
+/// The size of the KV pool, and the window that fits into it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Pool {
+    num_blocks: usize,
+    max_model_len: usize,
+}
+
+impl Pool {
+    fn resolve(
+        args: &ServeArgs,
+        model: &ModelConfig,
+        device: DeviceMemory,
+        warnings: &mut Vec<String>,
+    ) -> anyhow::Result<Self> {
+        if args.block_size == 0 || args.max_num_seqs == 0 {
+            bail!("--block-size and --max-num-seqs must be at least 1");
+        }
+        let model_limit = model.max_position_embeddings;
+        let wanted_len = args.max_model_len.unwrap_or(model_limit);
+        if wanted_len > model_limit || wanted_len < MIN_MODEL_LEN {
+            bail!("--max-model-len {wanted_len}: this model can do {MIN_MODEL_LEN} to {model_limit} tokens");
+        }
+        let block_bytes = kv_bytes_per_block(model, device.kv_element_bytes, args.block_size).max(1);
+        let wanted_blocks = 2 + args.max_num_seqs.saturating_mul(wanted_len.div_ceil(args.block_size));
+        let num_blocks = match args.kv_cache_memory {
+            Some(bytes) => usize::try_from(bytes / block_bytes)?,
+            None => {
+                let affordable = usize::try_from(device.available_bytes / KV_MEMORY_SHARE / block_bytes)?;
+                wanted_blocks.min(affordable)
+            }
+        };
+        let pool = Pool { num_blocks, max_model_len: wanted_len }.fit(args, block_bytes, warnings)?;
+        // Law of thumb: with less than two full windows, one long request evicts everyone else's prefixes.
+        if num_blocks < wanted_blocks.min(2 * EngineConfig::min_num_blocks(pool.max_model_len, args.block_size)) {
+            warnings.push(format!(
+                "the KV cache holds {} tokens, less than two requests of {}: raise --kv-cache-memory or lower \
+                 --max-model-len if requests are preempted",
+                (num_blocks - 1) * args.block_size,
+                pool.max_model_len
+            ));
+        }
+        Ok(pool)
+    }
+
+    /// A window that the user did not ask for shrinks to the pool; one that was asked for is refused.
+    fn fit(self, args: &ServeArgs, block_bytes: u64, warnings: &mut Vec<String>) -> anyhow::Result<Self> {
+        let needed = EngineConfig::min_num_blocks(self.max_model_len, args.block_size);
+        if self.num_blocks >= needed {
+            return Ok(self);
+        }
+        let fitting_len = self.num_blocks.saturating_sub(2) * args.block_size;
+        if args.max_model_len.is_some() || fitting_len < MIN_MODEL_LEN {
+            bail!(
+                "a KV cache of {} holds {fitting_len} tokens, one request of {} needs {}: raise --kv-cache-memory or \
+                 lower --max-model-len",
+                bytes_text(self.num_blocks as u64 * block_bytes),
+                self.max_model_len,
+                bytes_text(needed as u64 * block_bytes)
+            );
+        }
+        warnings.push(format!(
+            "--max-model-len is {fitting_len} instead of the model's {}: the KV cache holds no more; raise \
+             --kv-cache-memory",
+            self.max_model_len
+        ));
+        Ok(Pool { max_model_len: fitting_len, ..self })
+    }
+}
+
+fn num_threads(args: &ServeArgs) -> anyhow::Result<usize> {
+    match args.threads {
+        Some(0) => bail!("--threads must be at least 1"),
+        Some(threads) => Ok(threads),
+        // Counts the CPUs that affinity and control group leave.
+        None => Ok(std::thread::available_parallelism().map_or(1, |threads| threads.get())),
+    }
+}
+
+fn isa(args: &ServeArgs) -> anyhow::Result<Option<Isa>> {
+    let isa = match args.isa.as_deref() {
+        None => return Ok(Some(Isa::detect())),
+        Some("avx2") => Isa::Avx2,
+        Some("avx512") => Isa::Avx512,
+        Some(_) => Isa::Portable,
+    };
+    if !isa.is_available() {
+        bail!("--isa {isa}: this CPU does not have it");
+    }
+    Ok(Some(isa))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn serve_args(flags: &[&str]) -> ServeArgs {
+        match Cli::parse_from(["pagoda", "serve"].iter().chain(flags)).command {
+            Command::Serve(args) => *args,
+            _ => unreachable!(),
+        }
+    }
+
+    #[test]
+    fn an_address_that_others_can_reach_needs_a_key_or_a_clear_word() {
+        for host in ["0.0.0.0", "192.0.2.1", "::"] {
+            let error = ListenConfig::resolve(&serve_args(&["--host", host]), "m").unwrap_err();
+            assert!(error.to_string().contains("--api-key-file"), "{error}");
+            let open = ListenConfig::resolve(&serve_args(&["--host", host, "--insecure-no-auth"]), "m").unwrap();
+            assert!(open.is_open_to_others);
+        }
+        for host in ["127.0.0.1", "::1"] {
+            assert!(!ListenConfig::resolve(&serve_args(&["--host", host]), "m").unwrap().is_open_to_others);
+        }
+    }
+
+    #[test]
+    fn a_key_file_opens_other_addresses_and_an_empty_one_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("keys");
+        let flags = ["--host", "0.0.0.0", "--api-key-file", file.to_str().unwrap()];
+        std::fs::write(&file, "# none yet\n").unwrap();
+        assert!(ListenConfig::resolve(&serve_args(&flags), "m").is_err());
+        std::fs::write(&file, "sk-0123456789abcdef0123456789abcdef\n").unwrap();
+        assert!(!ListenConfig::resolve(&serve_args(&flags), "m").unwrap().is_open_to_others);
+    }
+
+    #[test]
+    fn names_come_from_the_flag_or_from_the_model() {
+        let names = |flags: &[&str], model| ListenConfig::resolve(&serve_args(flags), model).unwrap().server.served_model_names;
+        assert_eq!(names(&[], "org/repo"), ["org/repo"]);
+        assert_eq!(names(&["--served-model-name", "a,gpt-4o-mini"], "org/repo"), ["a", "gpt-4o-mini"]);
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("tiny.Q8_0.gguf");
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(names(&[], file.to_str().unwrap()), ["tiny.Q8_0"]);
+    }
+
+    #[test]
+    fn a_window_nobody_asked_for_shrinks_and_one_that_was_asked_for_is_refused() {
+        let mut warnings = Vec::new();
+        let pool = Pool { num_blocks: 102, max_model_len: 8192 };
+        let fitted = pool.fit(&serve_args(&[]), 1000, &mut warnings).unwrap();
+        assert_eq!(fitted, Pool { num_blocks: 102, max_model_len: 1600 });
+        assert!(warnings[0].contains("--kv-cache-memory"), "{warnings:?}");
+        assert!(pool.fit(&serve_args(&["--max-model-len", "8192"]), 1000, &mut warnings).is_err());
+        let tiny = Pool { num_blocks: 3, max_model_len: 8192 };
+        assert!(tiny.fit(&serve_args(&[]), 1000, &mut warnings).is_err());
+    }
+}

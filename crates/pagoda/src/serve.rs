@@ -1,0 +1,154 @@
+//! `pagoda serve`: listens at once, loads the model beside that, serves until it is told to stop, drains, ends.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use pagoda_model::Checkpoint;
+use pagoda_server::Server;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::args::ServeArgs;
+use crate::config::{Config, DeviceMemory, ListenConfig};
+use crate::pull::ModelStore;
+use crate::{banner, environment, memory, wire};
+
+/// The CPU backend keeps K and V as f32.
+const KV_ELEMENT_BYTES: usize = size_of::<f32>();
+/// How often an open server says so.
+const OPEN_WARNING_PERIOD: Duration = Duration::from_secs(60);
+
+/// Runs the server until SIGTERM or Ctrl-C.
+pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
+    start_log(&args);
+    let store = environment::model_store(&args.store)?;
+    let model = args.model.clone().unwrap_or_else(|| store.catalogue.default.clone());
+    let listen = ListenConfig::resolve(&args, &model)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let result = runtime.block_on(serve(args, store, model, listen));
+    // A load that is still going on must not hold up the end.
+    runtime.shutdown_background();
+    result
+}
+
+fn start_log(args: &ServeArgs) {
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(environment::log_filter()))
+        .with_writer(std::io::stderr);
+    if args.log_format == "json" { log.json().init() } else { log.init() }
+}
+
+async fn serve(args: ServeArgs, store: ModelStore, model: String, listen: ListenConfig) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(listen.address).await.with_context(|| {
+        format!("cannot listen on {}: stop what holds it, or choose another --port (0 takes a free one)", listen.address)
+    })?;
+    let address = listener.local_addr()?;
+    let server = Server::new(listen.server.clone())?;
+    println!("listening on http://{address} (503 until {model} is loaded)");
+    if listen.is_open_to_others {
+        tokio::spawn(warn_of_open_server(address));
+    }
+    let loaded = load_in_background(args, store, model, (server.clone(), address, listen));
+    let serving = server.serve(listener, shutdown_signal()?);
+    tokio::pin!(serving);
+    let report = tokio::select! {
+        report = &mut serving => report,
+        error = load_failure(loaded) => return Err(error),
+    };
+    if report.num_cut > 0 {
+        tracing::warn!(num_cut = report.num_cut, "the drain time was over before these requests had ended");
+    }
+    tracing::info!(elapsed = ?report.elapsed, "drained");
+    Ok(())
+}
+
+/// Ready only if the load fails.
+async fn load_failure(loaded: oneshot::Receiver<anyhow::Result<()>>) -> anyhow::Error {
+    match loaded.await {
+        Ok(Ok(())) => std::future::pending().await,
+        Ok(Err(error)) => error,
+        Err(_) => anyhow::anyhow!("loading the model panicked"),
+    }
+}
+
+/// Fetches, opens and loads on a thread of its own; the answer is an error or nothing.
+fn load_in_background(
+    args: ServeArgs,
+    store: ModelStore,
+    model: String,
+    (server, address, listen): (Server, SocketAddr, ListenConfig),
+) -> oneshot::Receiver<anyhow::Result<()>> {
+    let (sender, receiver) = oneshot::channel();
+    std::thread::spawn(move || {
+        let loaded = store.locate(&model).and_then(|path| load(&args, path, &model)).map(|loaded| {
+            println!("{}", banner::table(&loaded, address, &listen.server));
+            server.attach(loaded.wired.model);
+        });
+        // Nobody listens any more if the server was told to stop meanwhile.
+        let _ = sender.send(loaded);
+    });
+    receiver
+}
+
+/// What the banner shows of a loaded model.
+pub(crate) struct Loaded {
+    /// Its file or folder.
+    pub(crate) path: PathBuf,
+    /// One line about its shape.
+    pub(crate) description: String,
+    /// The resolved numbers.
+    pub(crate) config: Config,
+    /// The parts.
+    pub(crate) wired: wire::Wired,
+}
+
+fn load(args: &ServeArgs, path: PathBuf, model: &str) -> anyhow::Result<Loaded> {
+    let checkpoint = Checkpoint::open(&path).with_context(|| format!("{model} cannot be served"))?;
+    let device =
+        DeviceMemory { available_bytes: memory::available_bytes(), kv_element_bytes: KV_ELEMENT_BYTES };
+    let config = Config::resolve(args, &checkpoint, device)?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let wired = wire::load(&checkpoint, args, &config)?;
+    let description = banner::describe(checkpoint.config());
+    Ok(Loaded { path, description, config, wired })
+}
+
+async fn warn_of_open_server(address: SocketAddr) {
+    loop {
+        tracing::warn!(%address, "anyone who reaches this address may use the server (--insecure-no-auth)");
+        tokio::time::sleep(OPEN_WARNING_PERIOD).await;
+    }
+}
+
+/// Ready at the first SIGTERM or Ctrl-C. The second one ends the process on the spot.
+fn shutdown_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("installing the SIGTERM handler")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("installing the Ctrl-C handler")?;
+    let (sender, receiver) = oneshot::channel();
+    tokio::spawn(async move {
+        let mut first = Some(sender);
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            match first.take() {
+                Some(first) => {
+                    tracing::info!("draining: new requests get 503, accepted ones go on; once more ends at once");
+                    // The server may be gone already, after a failed load.
+                    let _ = first.send(());
+                }
+                None => std::process::exit(0),
+            }
+        }
+    });
+    Ok(async move {
+        // A dropped sender cannot happen while the task above loops.
+        let _ = receiver.await;
+    })
+}

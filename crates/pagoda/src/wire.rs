@@ -1,0 +1,115 @@
+//! The wiring: the one place where all parts meet. A checkpoint becomes text assets and a model runner, the runner an
+//! engine, and all of it what the server is handed.
+
+use std::io::{LineWriter, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use pagoda_backend_cpu::CpuBackend;
+use pagoda_engine::EngineHandle;
+use pagoda_model::{Checkpoint, GenerationDefaults, GgufTokenizer, MemoryBudget, ModelRunner, TextAssets};
+use pagoda_server::{LoadedModel, SamplingDefaults};
+use pagoda_text::{ChatTemplate, GgufVocab, SpecialTokens, Tokenizer, TokenizerSource};
+
+use crate::args::ServeArgs;
+use crate::config::Config;
+
+/// A model that is ready to serve, and what it took.
+pub(crate) struct Wired {
+    /// For the server.
+    pub(crate) model: LoadedModel,
+    /// Measured after the load.
+    pub(crate) memory: MemoryBudget,
+    /// Device, threads, instruction set.
+    pub(crate) device: String,
+}
+
+/// Loads everything. Takes as long as reading and packing the weights does.
+pub(crate) fn load(checkpoint: &Checkpoint, args: &ServeArgs, config: &Config) -> anyhow::Result<Wired> {
+    let assets = checkpoint.text_assets();
+    let stop_token_ids = assets.stop_token_ids.clone();
+    let chat_template = chat_template(&assets, args.chat_template.as_deref())?;
+    let tokenizer = Arc::new(Tokenizer::new(tokenizer_source(assets)?).context("building the tokenizer")?);
+
+    let backend = CpuBackend::new(config.cpu).context("starting the CPU backend")?;
+    let runner = ModelRunner::load(checkpoint, backend, config.runner.clone()).context("loading the model")?;
+    let (memory, device) = (runner.memory(), runner.describe_device());
+
+    let mut engine_config = config.engine();
+    engine_config.trace = args.trace_steps.as_deref().map(open_trace).transpose()?;
+    let engine = EngineHandle::spawn(engine_config, runner)?;
+    let model = LoadedModel {
+        engine,
+        tokenizer,
+        chat_template,
+        stop_token_ids,
+        sampling_defaults: sampling_defaults(&checkpoint.generation_defaults()),
+        block_size: config.runner.block_size,
+    };
+    Ok(Wired { model, memory, device })
+}
+
+fn tokenizer_source(assets: TextAssets) -> anyhow::Result<TokenizerSource> {
+    match (assets.tokenizer_json, assets.gguf_tokenizer) {
+        (Some(json), _) => Ok(TokenizerSource::Json(json)),
+        (None, Some(gguf)) => Ok(TokenizerSource::Gguf(gguf_vocab(gguf))),
+        (None, None) => anyhow::bail!("the checkpoint has no tokenizer: put tokenizer.json beside the weights"),
+    }
+}
+
+fn gguf_vocab(gguf: GgufTokenizer) -> GgufVocab {
+    GgufVocab {
+        model: gguf.model,
+        pre: gguf.pre,
+        tokens: gguf.tokens,
+        token_types: gguf.token_types,
+        merges: gguf.merges,
+        scores: gguf.scores,
+        bos_token_id: gguf.bos_token_id,
+        eos_token_id: gguf.eos_token_id,
+        unknown_token_id: gguf.unknown_token_id,
+        padding_token_id: gguf.padding_token_id,
+        add_bos_token: gguf.add_bos_token,
+        add_eos_token: gguf.add_eos_token,
+        add_space_prefix: gguf.add_space_prefix,
+    }
+}
+
+/// The template of the flag, else the model's own; a model without one serves completions only.
+fn chat_template(assets: &TextAssets, file: Option<&Path>) -> anyhow::Result<Option<ChatTemplate>> {
+    let source = match file {
+        Some(file) => {
+            Some(std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?)
+        }
+        None => assets.chat_template.clone(),
+    };
+    let special_tokens = SpecialTokens {
+        bos_token: assets.bos_token.clone(),
+        eos_token: assets.eos_token.clone(),
+        unk_token: assets.unk_token.clone(),
+        pad_token: assets.pad_token.clone(),
+        ..SpecialTokens::default()
+    };
+    let template = source.map(|source| ChatTemplate::new(&source, special_tokens)).transpose();
+    template.context("reading the chat template")
+}
+
+fn sampling_defaults(model: &GenerationDefaults) -> SamplingDefaults {
+    let neutral = SamplingDefaults::default();
+    SamplingDefaults {
+        temperature: model.temperature.unwrap_or(neutral.temperature),
+        top_p: model.top_p.unwrap_or(neutral.top_p),
+        top_k: model.top_k.unwrap_or(neutral.top_k),
+        min_p: model.min_p.unwrap_or(neutral.min_p),
+        repetition_penalty: model.repetition_penalty.unwrap_or(neutral.repetition_penalty),
+    }
+}
+
+fn open_trace(path: &Path) -> anyhow::Result<Box<dyn Write + Send>> {
+    if path == Path::new("-") {
+        return Ok(Box::new(std::io::stderr()));
+    }
+    let file = std::fs::File::create(path).with_context(|| format!("opening --trace-steps {}", path.display()))?;
+    Ok(Box::new(LineWriter::new(file)))
+}

@@ -54,8 +54,6 @@ pub(crate) struct Config {
     pub(crate) watermark_blocks: usize,
     /// Whether equal prompt beginnings share KV.
     pub(crate) prefix_caching: bool,
-    /// What a load will take.
-    pub(crate) memory: MemoryBudget,
     /// What the user should know.
     pub(crate) warnings: Vec<String>,
 }
@@ -137,7 +135,7 @@ impl Config {
             watermark_blocks: (pool.num_blocks / 100).clamp(1, 16),
             prefix_caching: !args.no_prefix_caching,
             runner,
-            memory,
+
             warnings,
         };
         config.engine().validate()?;

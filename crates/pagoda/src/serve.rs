@@ -37,6 +37,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
 fn start_log(args: &ServeArgs) {
     let log = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(environment::log_filter()))
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_writer(std::io::stderr);
     if args.log_format == "json" { log.json().init() } else { log.init() }
 }

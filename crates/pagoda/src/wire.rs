@@ -70,8 +70,8 @@ fn gguf_vocab(gguf: GgufTokenizer) -> GgufVocab {
         eos_token_id: gguf.eos_token_id,
         unknown_token_id: gguf.unknown_token_id,
         padding_token_id: gguf.padding_token_id,
-        add_bos_token: gguf.add_bos_token,
-        add_eos_token: gguf.add_eos_token,
+        add_bos_token: Some(gguf.add_bos_token),
+        add_eos_token: Some(gguf.add_eos_token),
         add_space_prefix: gguf.add_space_prefix,
     }
 }

@@ -30,6 +30,12 @@ use sequence::Sequence;
 ///   need for theirs, plus a watermark. Nobody is skipped, so that a large prompt does not starve.
 /// - Out of blocks, the worst-ranked running sequence is preempted: its blocks are taken back, its tokens stay, and it is
 ///   computed again later (mostly from the prefix cache).
+///
+/// # Laws (1 to 9 are the block manager's)
+///
+/// 10. At least one prompt token is always computed; a request with prompt logprobs matches nothing.
+/// 11. Every step with runnable work schedules at least one token; some sequence gets an output token within
+///     `ceil(longest prompt / budget) + 64` steps; after `max_preemptions` preemptions a sequence is no victim any more.
 pub(crate) struct Scheduler<X> {
     limits: BatchLimits,
     requests: IdMap<RequestId, RequestState>,

@@ -19,6 +19,8 @@ const MAX_TOKENS: usize = 9;
 pub struct BlockMachineCounts {
     /// Operations, those without effect included.
     pub num_operations: u64,
+    /// Those with an effect, counting a launch that another operation needed.
+    pub num_effective: u64,
     /// Sequences that found something in the cache.
     pub num_hits: u64,
     /// Of these, by copying a part of a block.
@@ -87,7 +89,14 @@ impl BlockMachine {
     pub fn run(&mut self, operation: u32) -> Result<(), String> {
         self.counts.num_operations += 1;
         let detail = operation / 16;
-        match operation % 16 {
+        let kind = operation % 16;
+        // Only what is launched can be appended to, forked or freed.
+        if (3..=10).contains(&kind)
+            && pick(&mut self.sequences, detail).is_some_and(|picked| picked.is_planned)
+        {
+            self.launch();
+        }
+        match kind {
             0..=2 => self.admit(detail),
             3..=7 => self.append(detail),
             8 => self.fork(detail),
@@ -95,6 +104,7 @@ impl BlockMachine {
             11..=13 => self.launch(),
             _ => self.end_oldest(),
         }
+        self.poison_free_blocks();
         self.check()
     }
 
@@ -118,6 +128,7 @@ impl BlockMachine {
         if self.sequences.len() == MAX_SEQUENCES {
             return;
         }
+        self.counts.num_effective += 1;
         let num_tokens = 1 + detail as usize % 7;
         let prompt: Vec<TokenId> = (0..num_tokens).map(|bit| (detail >> (3 + bit)) & 1).collect();
         let salt = (detail >> 12) & 1;
@@ -148,9 +159,10 @@ impl BlockMachine {
     fn append(&mut self, detail: u32) {
         let Some(sequence) = pick(&mut self.sequences, detail) else { return };
         let num_new = 1 + (detail / 4) as usize % 3;
-        if sequence.is_planned || sequence.num_computed + num_new > MAX_TOKENS {
+        if sequence.num_computed + num_new > MAX_TOKENS {
             return;
         }
+        self.counts.num_effective += 1;
         let num_copied = usize::from(self.kv.must_copy_tail(&sequence.table, sequence.num_computed));
         if self.kv.append(&mut sequence.table, sequence.num_computed, num_new).is_none() {
             self.counts.num_exhausted += 1;
@@ -170,10 +182,7 @@ impl BlockMachine {
         }
         let name = self.next_name + 1;
         let Some(parent) = pick(&mut self.sequences, detail) else { return };
-        // Its first blocks must have been launched; a copy that is only planned is not there to be shared.
-        if parent.is_planned {
-            return;
-        }
+        self.counts.num_effective += 1;
         let child = Sequence {
             name,
             salt: parent.salt,
@@ -190,9 +199,7 @@ impl BlockMachine {
 
     fn free(&mut self, detail: u32) {
         let Some(sequence) = pick(&mut self.sequences, detail) else { return };
-        if sequence.is_planned {
-            return;
-        }
+        self.counts.num_effective += 1;
         let is_known = |(_, parts): &Launched| parts.iter().any(|&(name, _)| name == sequence.name);
         self.counts.num_retired += u64::from(self.in_flight.iter().any(is_known));
         let disposal = if detail.is_multiple_of(64) { Disposal::Doubtful } else { Disposal::Reusable };
@@ -206,6 +213,7 @@ impl BlockMachine {
         if !self.sequences.iter().any(|sequence| sequence.is_planned) {
             return;
         }
+        self.counts.num_effective += 1;
         if self.in_flight.len() == self.depth {
             self.end_oldest();
         }
@@ -229,11 +237,20 @@ impl BlockMachine {
     /// The oldest step ends: what it computed becomes matchable.
     fn end_oldest(&mut self) {
         let Some((step, parts)) = self.in_flight.pop_front() else { return };
+        self.counts.num_effective += 1;
         self.kv.end_step(step);
         for (name, num_computed) in parts {
             if let Some(sequence) = self.sequences.iter_mut().find(|sequence| sequence.name == name) {
                 sequence.num_committed = num_computed;
                 self.kv.commit(&mut sequence.table, &sequence.tokens, num_computed);
+            }
+        }
+    }
+
+    fn poison_free_blocks(&mut self) {
+        for block in (1..NUM_BLOCKS as u32).map(BlockId) {
+            if self.kv.ref_count(block) == 0 && self.kv.cached_tokens(block).is_empty() {
+                self.memory.poison(block);
             }
         }
     }

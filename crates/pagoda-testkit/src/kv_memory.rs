@@ -36,6 +36,11 @@ impl KvMemory {
         self.slots.copy_within(source..source + copy.num_slots as usize, target);
     }
 
+    /// Forgets what a block holds, so that whoever still reads it is found out.
+    pub fn poison(&mut self, block: BlockId) {
+        self.slots[block.0 as usize * self.block_size..][..self.block_size].fill(None);
+    }
+
     /// Stores a token.
     pub fn write(&mut self, slot: Slot, token: TokenId, position: u32) {
         assert!(slot.0 as usize >= self.block_size, "slot {} is in block 0", slot.0);

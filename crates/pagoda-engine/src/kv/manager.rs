@@ -197,6 +197,11 @@ impl KvCacheManager {
         }
     }
 
+    /// Tables and copies that hold the block.
+    pub fn ref_count(&self, block: BlockId) -> u32 {
+        self.pool.ref_count(block)
+    }
+
     /// The tokens for which a block can be matched; empty if it cannot.
     pub fn cached_tokens(&self, block: BlockId) -> &[TokenId] {
         self.cache.tokens_of(block)

@@ -66,11 +66,11 @@ impl Detokenizer {
             return;
         }
         let mut bytes = self.tokenizer.token_bytes(id);
-        if self.at_stripped_start {
-            if let Some(first) = bytes.first() {
-                self.at_stripped_start = false;
-                bytes = &bytes[usize::from(*first == b' ')..];
-            }
+        if self.at_stripped_start
+            && let Some(first) = bytes.first()
+        {
+            self.at_stripped_start = false;
+            bytes = &bytes[usize::from(*first == b' ')..];
         }
         if self.pending.is_empty() {
             let taken = append_complete(bytes, text);

@@ -45,3 +45,17 @@ pub(crate) fn guarded_with_stack<T: Send>(
         worker.join().unwrap_or(Err(Panicked))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_ends_at_the_boundary_and_the_thread_goes_on() {
+        assert_eq!(guarded(is_within_panic_boundary), Ok(true));
+        assert_eq!(guarded(|| -> u32 { panic!("handled") }), Err(Panicked));
+        assert_eq!(guarded_with_stack(1 << 20, || -> u32 { panic!("handled") }), Err(Panicked));
+        assert_eq!(guarded_with_stack(1 << 20, is_within_panic_boundary), Ok(true));
+        assert!(!is_within_panic_boundary());
+    }
+}

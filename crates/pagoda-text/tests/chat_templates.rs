@@ -57,8 +57,9 @@ impl Subject {
 
 /// The templates of the cache folder, sources by name.
 fn templates() -> Option<BTreeMap<String, String>> {
-    let files =
-        std::fs::read_dir(test_cache::path("templates")).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let files = std::fs::read_dir(test_cache::path("test/templates"))
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.path()));
     let jinja = files.filter(|path| path.extension().is_some_and(|extension| extension == "jinja"));
     let named = jinja.map(|path| {
         let name = path.file_stem().expect("a .jinja file has a stem").to_string_lossy().into_owned();

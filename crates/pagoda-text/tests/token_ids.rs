@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 /// The SmolLM2 file: `PAGODA_TEST_MODEL`, else the model cache.
 fn smollm2_vocab() -> Option<GgufVocab> {
-    let cached = || test_cache::path("../models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf");
+    let cached = || test_cache::path("models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf");
     let path = std::env::var_os("PAGODA_TEST_MODEL").map_or_else(cached, PathBuf::from);
     path.exists().then(|| gguf_file::vocab(&path))
 }

@@ -18,12 +18,12 @@ pub(crate) fn load(json: &[u8]) -> Result<(tokenizers::Tokenizer, TokenTable), T
     let mut encoder = tokenizers::Tokenizer::from_bytes(json).map_err(malformed)?;
     encoder.with_truncation(None).map_err(malformed)?;
     encoder.with_padding(None);
-    if let ModelWrapper::BPE(bpe) = encoder.get_model() {
-        if bpe.dropout.is_some() {
-            let mut exact = bpe.clone();
-            exact.dropout = None;
-            encoder.with_model(exact);
-        }
+    if let ModelWrapper::BPE(bpe) = encoder.get_model()
+        && bpe.dropout.is_some()
+    {
+        let mut exact = bpe.clone();
+        exact.dropout = None;
+        encoder.with_model(exact);
     }
     let table = token_table(&encoder)?;
     Ok((encoder, table))
@@ -116,10 +116,10 @@ impl Spelling {
         if self.byte_level {
             return byte_alphabet::bytes_of(piece);
         }
-        if self.byte_fallback {
-            if let Some(byte) = fallback_byte(piece) {
-                return vec![byte];
-            }
+        if self.byte_fallback
+            && let Some(byte) = fallback_byte(piece)
+        {
+            return vec![byte];
         }
         match &self.word_prefix {
             Some(prefix) if !prefix.is_empty() && piece.starts_with(prefix.as_str()) => {

@@ -2,21 +2,16 @@
 
 use std::path::PathBuf;
 
-/// `relative` within the test cache: `$XDG_CACHE_HOME/pagoda/test`, else `~/.cache/pagoda/test`.
+/// `relative` within the cache: `$XDG_CACHE_HOME/pagoda`, else `~/.cache/pagoda`.
 pub(crate) fn path(relative: &str) -> PathBuf {
-    pagoda_cache().join("test").join(relative)
+    let home_cache = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home_cache);
+    cache.expect("HOME or XDG_CACHE_HOME is set").join("pagoda").join(relative)
 }
 
 /// The Python with what tests compare with.
 pub(crate) fn python() -> PathBuf {
-    path("venv/bin/python")
-}
-
-/// The folder that everything of Pagoda is cached in.
-fn pagoda_cache() -> PathBuf {
-    let home_cache = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home_cache);
-    cache.expect("HOME or XDG_CACHE_HOME is set").join("pagoda")
+    path("test/venv/bin/python")
 }
 
 /// Says why a test does nothing, which is a failure where everything is required.

@@ -29,7 +29,7 @@ impl CpuKvCache {
         if block_size == 0 || !block_size.is_multiple_of(8) {
             return Err(BackendError::Unsupported(format!("block size {block_size} (want a multiple of 8)")));
         }
-        let len = layout.elements_per_block().checked_mul(layout.num_blocks).unwrap_or(usize::MAX);
+        let len = layout.elements_per_block().saturating_mul(layout.num_blocks);
         let mut data = Buffer::zeroed(len, "the KV cache")?;
         if cfg!(debug_assertions) {
             data.fill(f32::NAN);

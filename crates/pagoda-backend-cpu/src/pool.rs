@@ -182,10 +182,11 @@ impl Shared {
 
     fn leave(&self) {
         let before = self.gate.fetch_sub(1, Ordering::SeqCst);
-        if before & INSIDE == 1 && self.caller_waits.load(Ordering::SeqCst) {
-            if let Some(caller) = lock(&self.waiting_caller).as_ref() {
-                caller.unpark();
-            }
+        if before & INSIDE == 1
+            && self.caller_waits.load(Ordering::SeqCst)
+            && let Some(caller) = lock(&self.waiting_caller).as_ref()
+        {
+            caller.unpark();
         }
     }
 

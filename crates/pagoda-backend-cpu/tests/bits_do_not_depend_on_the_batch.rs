@@ -15,7 +15,7 @@ fn linear(backend: &mut CpuBackend, weight: &pagoda_backend_cpu::CpuWeight, x: &
     let num_rows = x.len() / weight.cols();
     let x = tensor(backend, x, weight.cols(), 0);
     let mut out = poisoned(backend, num_rows, weight.rows());
-    backend.linear(Linear { x: &x, weight, bias: None, num_rows, out: &mut out }).unwrap();
+    backend.linear(Linear { x: &x, weight, bias: None, num_rows, out: &mut out }).expect("shapes fit");
     bits(&values(&out, num_rows))
 }
 
@@ -119,8 +119,8 @@ impl Attention {
             .collect();
         let frequencies: Vec<f64> =
             (0..self.heads.head_dim / 2).map(|index| 0.7f64.powi(index as i32)).collect();
-        let rope = backend.upload_rope(&RopeTable::new(&frequencies, 512, 1.0)).unwrap();
-        let mut kv = backend.alloc_kv(self.layout).unwrap();
+        let rope = backend.upload_rope(&RopeTable::new(&frequencies, 512, 1.0)).expect("shapes fit");
+        let mut kv = backend.alloc_kv(self.layout).expect("shapes fit");
         let mut outputs: Vec<Vec<u32>> = vec![Vec::new(); self.sequences.len()];
         for step in steps {
             let mut metadata = self.metadata(&tables, step);
@@ -132,8 +132,8 @@ impl Attention {
                 .copied()
                 .collect();
             let mut qkv = tensor(backend, &rows, width, 0);
-            let mut batch = backend.alloc_batch(1, 1, 1).unwrap();
-            backend.upload_batch(&mut batch, &mut metadata).unwrap();
+            let mut batch = backend.alloc_batch(1, 1, 1).expect("shapes fit");
+            backend.upload_batch(&mut batch, &mut metadata).expect("shapes fit");
             let (batch, heads) = (&batch, self.heads);
             let op = RopeStoreKv {
                 batch,
@@ -144,7 +144,7 @@ impl Attention {
                 kv: &mut kv,
                 layer: 0,
             };
-            backend.rope_store_kv(op).unwrap();
+            backend.rope_store_kv(op).expect("shapes fit");
             let mut out = poisoned(backend, num_rows, heads.q_width());
             let op = PagedAttention {
                 batch,
@@ -157,7 +157,7 @@ impl Attention {
                 softcap: self.softcap,
                 out: &mut out,
             };
-            backend.paged_attention(op).unwrap();
+            backend.paged_attention(op).expect("shapes fit");
             let mut row = 0;
             for &(sequence, first, end) in step {
                 for _ in first..end {

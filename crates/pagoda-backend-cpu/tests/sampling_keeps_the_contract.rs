@@ -38,8 +38,8 @@ fn sample(
     rows: &[SampleRow<'_>],
 ) -> Vec<Outcome> {
     let logits = tensor(backend, logits, width, 0);
-    let pending = backend.sample(Sample { logits: &logits, vocab_size, rows }).unwrap();
-    backend.read_back(pending).unwrap()
+    let pending = backend.sample(Sample { logits: &logits, vocab_size, rows }).expect("shapes fit");
+    backend.read_back(pending).expect("samples")
 }
 
 fn assert_same(actual: &Outcome, expected: &Outcome, what: &str) {
@@ -154,7 +154,7 @@ fn a_large_vocabulary_gives_the_token_of_the_reference() {
             ..greedy(0)
         };
         let expected = reference::sample(&logits, &row);
-        let actual = sample(&mut backend, &logits, vocab_size, vocab_size, &[row.clone()]);
+        let actual = sample(&mut backend, &logits, vocab_size, vocab_size, std::slice::from_ref(&row));
         assert_same(&actual[0], &expected, &format!("case {case}: {row:?}"));
     }
 }

@@ -49,7 +49,7 @@ unsafe fn silu<S: Simd>(x: S::V, y: S::V) -> S::V {
 /// `0.5 x (1 + tanh y) = x * sigmoid(2 y)` with `y = sqrt(2/pi) (x + 0.044715 x^3)`.
 #[inline(always)]
 unsafe fn gelu<S: Simd>(x: S::V) -> S::V {
-    const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769_1;
+    const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769;
     // SAFETY: arithmetic on registers.
     unsafe {
         let cubic = S::mul(S::mul(x, x), S::mul(x, S::splat(0.044_715)));

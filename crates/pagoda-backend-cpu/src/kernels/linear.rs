@@ -21,7 +21,7 @@ use crate::pack::{CpuWeight, Panel};
 use crate::simd::{LANES, Simd, for_height, isa_entry};
 
 /// Rows that unpack weights in registers rather than into a tile.
-const DIRECT_ROWS: usize = 2;
+const DIRECT_ROWS: usize = 4;
 /// Columns of a tile at most; a multiple of 32.
 const TILE_COLS: usize = 256;
 /// f32 that `LinearTask::scratch` must hold.
@@ -73,7 +73,9 @@ unsafe fn direct_rows<S: Simd, U: Unpack<S>>(task: &LinearTask<'_>, index: usize
         match (task.num_rows, num_panels) {
             (1, 2) => direct::<S, U, 1, 2>(task, index),
             (1, _) => direct::<S, U, 1, 1>(task, index),
-            _ => direct::<S, U, 2, 1>(task, index),
+            (2, _) => direct::<S, U, 2, 1>(task, index),
+            (3, _) => direct::<S, U, 3, 1>(task, index),
+            _ => direct::<S, U, 4, 1>(task, index),
         }
     }
 }
@@ -149,14 +151,14 @@ unsafe fn tiled<S: Simd>(task: &LinearTask<'_>, index: usize, num_panels: usize)
                 for_format!(packed.format, U => tile_of::<S, U>(bytes, packed.format, first, depth, tile))
             };
         }
-        let ends = Ends { is_first: first == 0, is_last: first + depth >= cols };
-        let x = task.x.wrapping_add(first);
+        let (x, is_first, is_last) = (task.x.wrapping_add(first), first == 0, first + depth >= cols);
         // SAFETY: as above; the rows are the caller's promise.
         unsafe {
             if num_panels == 1 {
-                all_rows::<S, 1>(task, x, depth, [tiles[0]], [outputs[0]], ends);
+                let (weights, outputs) = ([tiles[0]], [outputs[0]]);
+                all_rows::<S, 1>(task, Tile { x, depth, weights, outputs, is_first, is_last });
             } else if S::HAS_WIDE_TILE {
-                all_rows::<S, 2>(task, x, depth, tiles, outputs, ends);
+                all_rows::<S, 2>(task, Tile { x, depth, weights: tiles, outputs, is_first, is_last });
             }
         }
         first += tile_cols;
@@ -195,23 +197,23 @@ unsafe fn tile_of<S: Simd, U: Unpack<S>>(
     tile
 }
 
-/// Whether a tile begins or ends the sum.
+/// Some columns of one or two panels, as f32.
 #[derive(Clone, Copy)]
-struct Ends {
+struct Tile<const PANELS: usize> {
+    /// The first of these columns in row 0 of `x`.
+    x: *const f32,
+    depth: usize,
+    /// `[depth, 16]` each.
+    weights: [*const f32; PANELS],
+    outputs: [Output; PANELS],
+    /// Whether the sums begin, and whether they end, with these columns.
     is_first: bool,
     is_last: bool,
 }
 
 /// Rows in register tiles of nearly equal height, so that no remainder runs at the latency of one row.
 #[inline(always)]
-unsafe fn all_rows<S: Simd, const PANELS: usize>(
-    task: &LinearTask<'_>,
-    x: *const f32,
-    depth: usize,
-    tiles: [*const f32; PANELS],
-    outputs: [Output; PANELS],
-    ends: Ends,
-) {
+unsafe fn all_rows<S: Simd, const PANELS: usize>(task: &LinearTask<'_>, tile: Tile<PANELS>) {
     let num_blocks = task.num_rows.div_ceil(S::TILE_ROWS);
     let mut row = 0;
     for block in 0..num_blocks {
@@ -219,7 +221,7 @@ unsafe fn all_rows<S: Simd, const PANELS: usize>(
         macro_rules! block_of {
             ($rows:literal, $kind:ident) => {
                 // SAFETY: `height` rows from `row` are inside the op.
-                unsafe { register_tile::<S, $rows, PANELS>(task, x, row, depth, tiles, outputs, ends) }
+                unsafe { register_tile::<S, $rows, PANELS>(task, tile, row) }
             };
         }
         for_height!(S, height, block_of);
@@ -228,30 +230,25 @@ unsafe fn all_rows<S: Simd, const PANELS: usize>(
 }
 
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
 unsafe fn register_tile<S: Simd, const ROWS: usize, const PANELS: usize>(
     task: &LinearTask<'_>,
-    x: *const f32,
+    tile: Tile<PANELS>,
     first_row: usize,
-    depth: usize,
-    tiles: [*const f32; PANELS],
-    outputs: [Output; PANELS],
-    ends: Ends,
 ) {
     let cols = task.weight.cols;
-    let x: [*const f32; ROWS] = std::array::from_fn(|row| x.wrapping_add((first_row + row) * cols));
+    let x: [*const f32; ROWS] = std::array::from_fn(|row| tile.x.wrapping_add((first_row + row) * cols));
     // SAFETY: `x` has `depth` numbers per row, a tile `depth` columns, `out` every row.
     unsafe {
         let mut sums = [[S::splat(0.0); PANELS]; ROWS];
-        if !ends.is_first {
+        if !tile.is_first {
             for row in 0..ROWS {
                 for panel in 0..PANELS {
-                    sums[row][panel] = outputs[panel].load::<S>(first_row + row);
+                    sums[row][panel] = tile.outputs[panel].load::<S>(first_row + row);
                 }
             }
         }
-        let mut weights = tiles;
-        for column in 0..depth {
+        let mut weights = tile.weights;
+        for column in 0..tile.depth {
             let mut lanes = [S::load(weights[0]); PANELS];
             for panel in 1..PANELS {
                 lanes[panel] = S::load(weights[panel]);
@@ -268,9 +265,9 @@ unsafe fn register_tile<S: Simd, const ROWS: usize, const PANELS: usize>(
         }
         for row in 0..ROWS {
             for panel in 0..PANELS {
-                let sum = sums[row][panel];
-                let sum = if ends.is_last { outputs[panel].add_bias::<S>(sum) } else { sum };
-                outputs[panel].store::<S>(first_row + row, sum);
+                let (sum, output) = (sums[row][panel], tile.outputs[panel]);
+                let sum = if tile.is_last { output.add_bias::<S>(sum) } else { sum };
+                output.store::<S>(first_row + row, sum);
             }
         }
     }
@@ -302,14 +299,14 @@ impl Output {
     unsafe fn load<S: Simd>(&self, row: usize) -> S::V {
         let from = self.first.wrapping_add(row * self.stride);
         // SAFETY: `count` outputs of the row are there.
-        unsafe { if self.count == LANES { S::load(from) } else { S::load_first(from, self.count) } }
+        unsafe { S::load_first(from, self.count) }
     }
 
     #[inline(always)]
     unsafe fn store<S: Simd>(&self, row: usize, v: S::V) {
         let to = self.first.wrapping_add(row * self.stride);
         // SAFETY: `count` outputs of the row are there.
-        unsafe { if self.count == LANES { S::store(to, v) } else { S::store_first(to, v, self.count) } }
+        unsafe { S::store_first(to, v, self.count) }
     }
 
     #[inline(always)]

@@ -43,13 +43,13 @@ pub(crate) fn instruction_sets() -> Vec<Isa> {
 }
 
 pub(crate) fn backend(isa: Isa, num_threads: usize) -> CpuBackend {
-    CpuBackend::new(CpuOptions { num_threads, isa: Some(isa) }).unwrap()
+    CpuBackend::new(CpuOptions { num_threads, isa: Some(isa) }).expect("memory and threads")
 }
 
 /// A tensor with these rows, and `spare` rows of NaN behind them.
 pub(crate) fn tensor(backend: &mut CpuBackend, values: &[f32], width: usize, spare: usize) -> CpuTensor {
     let num_rows = values.len() / width;
-    let mut tensor = backend.alloc(num_rows + spare, width).unwrap();
+    let mut tensor = backend.alloc(num_rows + spare, width).expect("memory and threads");
     for (row, values) in values.chunks_exact(width).enumerate() {
         tensor.row_mut(row).copy_from_slice(values);
     }

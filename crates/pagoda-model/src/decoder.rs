@@ -45,7 +45,17 @@ enum Ffn<B: Backend> {
     Gated(GatedFfn<B>),
 }
 
-/// What the layers share in one step.
+/// One step as the decoder sees it.
+pub(crate) struct StepInput<'a, B: Backend> {
+    /// The step's metadata.
+    pub(crate) batch: &'a B::Batch,
+    /// Rows of the step.
+    pub(crate) num_rows: usize,
+    /// Receives the rows' K and V.
+    pub(crate) kv: &'a mut B::KvCache,
+}
+
+/// What the parts of a layer share in one step.
 pub(crate) struct LayerInput<'a, B: Backend> {
     /// The step's metadata.
     pub(crate) batch: &'a B::Batch,
@@ -88,11 +98,10 @@ impl<B: Backend> Decoder<B> {
     pub(crate) fn forward(
         &self,
         backend: &mut B,
-        batch: &B::Batch,
-        num_rows: usize,
-        kv: &mut B::KvCache,
+        step: StepInput<'_, B>,
         work: &mut Workspace<B>,
     ) -> Result<(), BackendError> {
+        let StepInput { batch, num_rows, kv } = step;
         backend.embed(Embed { batch, table: &self.embedding, scale: 1.0, out: &mut work.residual })?;
         for (layer, parts) in self.layers.iter().enumerate() {
             let input = LayerInput { batch, num_rows, rope: &self.rope, layer };

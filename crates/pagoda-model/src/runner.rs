@@ -15,6 +15,7 @@ use pagoda_engine::{
     BatchInput, Executor, ExecutorError, InputId, RowError, SampledToken, StepOutput, StepPlan, TokenLogprobs,
 };
 
+use crate::decoder::StepInput;
 use crate::{Checkpoint, Decoder, ModelError};
 use counts::TokenCounts;
 use rows::LogitSlices;
@@ -169,7 +170,7 @@ impl<B: Backend> ModelRunner<B> {
         self.upload_batch(&plan.batch)?;
         let ModelRunner { backend, decoder, workspace, kv, batch, .. } = self;
         backend.run(GraphKey { name: "forward", num_rows: 0 }, |backend| {
-            decoder.forward(backend, batch, num_rows, kv, workspace)
+            decoder.forward(backend, StepInput { batch, num_rows, kv }, workspace)
         })?;
         self.sample(plan, &mut ticket)?;
         Ok(ticket)

@@ -14,7 +14,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
 use crate::architecture::TensorNames;
-use crate::checkpoint::row_in_pairs;
+use crate::checkpoint::{bias_name, row_in_pairs};
 use crate::{Architecture, ModelConfig};
 
 const CONFIG: &str = include_str!("../../../models/tiny/config.json");
@@ -34,11 +34,13 @@ pub struct TinyModel {
     pub tied: bool,
     /// Whether the frequencies are scaled as in Llama 3.1, from an original context of 256.
     pub llama3_rope: bool,
+    /// Whether every projection has a bias.
+    pub biases: bool,
 }
 
 impl Default for TinyModel {
     fn default() -> Self {
-        TinyModel { seed: SEED, tied: true, llama3_rope: false }
+        TinyModel { seed: SEED, tied: true, llama3_rope: false, biases: false }
     }
 }
 
@@ -184,6 +186,11 @@ impl TinyModel {
                 tensor.num_rotated_heads = Some(config.num_kv_heads);
             }
         }
+        if self.biases {
+            let projections = tensors.iter().filter(|tensor| tensor.hf_name.contains("_proj"));
+            let biases: Vec<TinyTensor> = projections.map(|weight| draw_bias(&mut noise, weight)).collect();
+            tensors.extend(biases);
+        }
         tensors
     }
 
@@ -232,7 +239,7 @@ impl TinyTensor {
     /// The values in the row order of a GGUF.
     fn gguf_values(&self) -> Vec<f32> {
         let Some(num_heads) = self.num_rotated_heads else { return self.values.clone() };
-        let (rows, cols) = (self.shape[0], self.shape[1]);
+        let (rows, cols) = (self.shape[0], self.values.len() / self.shape[0]);
         let mut values = vec![0.0; self.values.len()];
         for row in 0..rows {
             let stored = row_in_pairs(row, rows / num_heads);
@@ -261,6 +268,17 @@ fn draw(
         shape: shape.to_vec(),
         values: (0..num_values).map(|_| offset + scale * noise.next_normal()).collect(),
         num_rotated_heads: None,
+    }
+}
+
+/// Draws the bias beside a projection.
+fn draw_bias(noise: &mut Noise, weight: &TinyTensor) -> TinyTensor {
+    TinyTensor {
+        hf_name: bias_name(&weight.hf_name),
+        gguf_name: bias_name(&weight.gguf_name),
+        shape: vec![weight.shape[0]],
+        values: (0..weight.shape[0]).map(|_| 0.3 * noise.next_normal()).collect(),
+        num_rotated_heads: weight.num_rotated_heads,
     }
 }
 

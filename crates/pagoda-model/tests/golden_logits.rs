@@ -1,4 +1,5 @@
 //! The logits of `models/tiny` equal those of an independent f64 forward pass (`scripts/export_golden.py`).
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

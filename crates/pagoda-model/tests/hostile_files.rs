@@ -1,5 +1,6 @@
 //! Files that are cut off, damaged or lie about themselves give an error that names what is wrong: no panic reaches the
 //! caller, and nothing is allocated on a file's word.
+#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 

@@ -3,6 +3,7 @@
 //! compared both on candle's tokens (teacher-forced) and on its own.
 //!
 //! Needs the model: `PAGODA_TEST_MODEL`, or the file in the user's cache. Skips without it, unless `REQUIRE_ALL=1`.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! The runner does what a plan says: any cut of a prompt gives the same bits, n > 1 shares rows, and a plan it cannot run is
 //! an error of that step.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! `models/tiny` is what the generator writes, stays below 1 MB, and comes in every weight format.
+#![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 

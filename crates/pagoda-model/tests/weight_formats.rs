@@ -1,5 +1,6 @@
 //! A model gives the same numbers however it is stored: every format equals its own dequantised weights, and how a
 //! checkpoint is cut into files changes no bit.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
@@ -93,4 +94,27 @@ fn the_two_formats_of_one_model_give_the_same_bits() {
     let gguf = tiny::write_gguf(folder.path(), WeightFormat::F32).unwrap();
     let hf = tiny::write_safetensors(&folder.path().join("hf"), WeightFormat::F32).unwrap();
     assert!(logprobs(&gguf) == logprobs(&hf));
+}
+
+#[test]
+fn biases_are_added_and_reordered_with_their_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = TinyModel { biases: true, ..TinyModel::default() };
+    let gguf = logprobs(&model.write_gguf(folder.path(), WeightFormat::F32).unwrap());
+    let hf = model.write_safetensors(&folder.path().join("hf"), WeightFormat::F32, 1).unwrap();
+    assert!(gguf == logprobs(&hf));
+    // Each kind of bias counts: without any one of them the logits are others.
+    let weights = hf.join("model.safetensors");
+    let all = candle_core::safetensors::load(&weights, &candle_core::Device::Cpu).unwrap();
+    for projection in ["q", "k", "v", "o", "gate", "up", "down"] {
+        let mut changed = all.clone();
+        for (name, tensor) in &mut changed {
+            if name.ends_with(&format!("{projection}_proj.bias")) {
+                *tensor = tensor.zeros_like().unwrap();
+            }
+        }
+        candle_core::safetensors::save(&changed, &weights).unwrap();
+        let difference = largest_difference(&gguf, &logprobs(&hf));
+        assert!(difference > 1e-3, "{projection}: {difference}");
+    }
 }

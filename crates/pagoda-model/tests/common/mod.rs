@@ -1,5 +1,5 @@
 //! What the tests of this crate share: a loaded model behind a real engine, and a checkpoint dequantised by candle.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::collections::HashMap;
 use std::io::Cursor;

@@ -1,2 +1,47 @@
-//! Placeholder.
-fn main() {}
+//! The menu of development commands: `cargo xtask <test|tidy|ci>`.
+
+mod phases;
+mod preflight;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Development commands of this repository.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run all checks and tests, or the tests of one area (engine, model, text, server, pagoda, ..).
+    Test {
+        /// A crate's name without `pagoda-`.
+        area: Option<String>,
+    },
+    /// Check the rules of the house: crate edges, file headers, where unsafe code and environment reads may be.
+    Tidy,
+    /// What the continuous integration runs: set up the test tools, then `test` with nothing skipped.
+    Ci,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Test { area: None } => test::all(),
+        Command::Test { area: Some(area) } => test::area(&area),
+        Command::Tidy => tidy::run(),
+        Command::Ci => test::ci(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

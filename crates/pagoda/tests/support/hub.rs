@@ -9,22 +9,22 @@ use sha2::{Digest, Sha256};
 
 /// Files of `org/repo`, and how the server misbehaves.
 #[derive(Clone, Default)]
-pub struct HubFiles {
+pub(crate) struct HubFiles {
     /// Path to content.
-    pub files: HashMap<String, Vec<u8>>,
+    pub(crate) files: HashMap<String, Vec<u8>>,
     /// Every answer to a file is cut after this many bytes.
-    pub cut_after: Option<usize>,
+    pub(crate) cut_after: Option<usize>,
     /// Answers 200 with everything to a range request.
-    pub ignores_ranges: bool,
+    pub(crate) ignores_ranges: bool,
     /// The sha256 in the listing is not the content's.
-    pub lies_about_sha256: bool,
+    pub(crate) lies_about_sha256: bool,
     /// Answers this many file requests with 503 first.
-    pub num_unavailable: usize,
+    pub(crate) num_unavailable: usize,
 }
 
 /// A running hub. Its thread ends with the process.
-pub struct Hub {
-    pub address: SocketAddr,
+pub(crate) struct Hub {
+    pub(crate) address: SocketAddr,
     state: Arc<Mutex<HubState>>,
 }
 
@@ -35,7 +35,7 @@ struct HubState {
 
 impl Hub {
     /// Starts to serve `files` on a free port.
-    pub fn start(files: HubFiles) -> Self {
+    pub(crate) fn start(files: HubFiles) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(HubState { files, requests: Vec::new() }));
@@ -49,17 +49,17 @@ impl Hub {
         Hub { address, state }
     }
 
-    pub fn endpoint(&self) -> String {
+    pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// Changes what is served from now on.
-    pub fn set(&self, files: HubFiles) {
+    pub(crate) fn set(&self, files: HubFiles) {
         self.state.lock().unwrap().files = files;
     }
 
     /// Request lines of file downloads so far, with ` from N` where a range was asked for.
-    pub fn downloads(&self) -> Vec<String> {
+    pub(crate) fn downloads(&self) -> Vec<String> {
         let state = self.state.lock().unwrap();
         state.requests.iter().filter(|line| line.contains("/resolve/")).cloned().collect()
     }
@@ -103,7 +103,7 @@ fn record(state: &Mutex<HubState>, path: &str, from: usize) -> HubFiles {
 }
 
 fn listing(files: &HubFiles) -> serde_json::Value {
-    let siblings: Vec<_> = files.files.iter().map(|(path, content)| {
+    let siblings = files.files.iter().map(|(path, content)| {
         let claimed: &[u8] = if files.lies_about_sha256 { b"something else" } else { content };
         serde_json::json!({
             "rfilename": path,
@@ -128,6 +128,6 @@ fn send_file(stream: &mut TcpStream, content: &[u8], from: usize, files: &HubFil
 }
 
 /// In hex.
-pub fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }

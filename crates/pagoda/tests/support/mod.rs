@@ -2,21 +2,21 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
-pub mod hub;
-pub mod server;
+pub(crate) mod hub;
+pub(crate) mod server;
 
 use std::path::PathBuf;
 use std::process::Command;
 
 /// The binary under test, with a cache folder and hub of its own and no proxy in the way.
-pub fn pagoda() -> Command {
+pub(crate) fn pagoda() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pagoda"));
     command.env_remove("HF_TOKEN").env("NO_PROXY", "127.0.0.1").env("RUST_LOG", "info");
     command
 }
 
 /// The real model's file, or `None` (after saying so) where it has not been fetched. `REQUIRE_ALL=1` makes that a failure.
-pub fn real_model() -> Option<PathBuf> {
+pub(crate) fn real_model() -> Option<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
     let in_cache =
@@ -30,7 +30,7 @@ pub fn real_model() -> Option<PathBuf> {
 }
 
 /// Python with the packages of scripts/requirements-test.txt.
-pub fn test_python() -> Option<PathBuf> {
+pub(crate) fn test_python() -> Option<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))?;
     let python = cache.join("pagoda/test/venv/bin/python");

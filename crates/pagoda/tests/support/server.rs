@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -12,17 +13,30 @@ use serde_json::Value;
 /// Loading takes about a second alone; tests share two cores.
 const START_LIMIT: Duration = Duration::from_secs(120);
 
+/// Servers of one test program take turns: several at once would disturb each other's times.
+static TURN: Mutex<()> = Mutex::new(());
+
 /// A server process.
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
-    pub address: SocketAddr,
+    turn: Option<MutexGuard<'static, ()>>,
+    pub(crate) address: SocketAddr,
     /// What was printed until it was ready.
-    pub banner: String,
+    pub(crate) banner: String,
 }
 
 impl Server {
     /// Starts `pagoda serve MODEL FLAGS` and waits until it is ready.
-    pub fn start(model: &Path, flags: &[&str]) -> Self {
+    pub(crate) fn start(model: &Path, flags: &[&str]) -> Self {
+        // A test that failed while it held the turn has poisoned nothing.
+        let turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut server = Server::start_beside(model, flags);
+        server.turn = Some(turn);
+        server
+    }
+
+    /// The same beside another server of the same test.
+    pub(crate) fn start_beside(model: &Path, flags: &[&str]) -> Self {
         let mut child = super::pagoda()
             .arg("serve")
             .arg(model)
@@ -47,21 +61,21 @@ impl Server {
         }
         let address = address_in(&banner);
         wait_until_ready(address, deadline);
-        Server { child, address, banner }
+        Server { child, turn: None, address, banner }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// Sends a signal by name.
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
         assert!(status.success());
     }
 
     /// Waits for the process's end.
-    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
+    pub(crate) fn wait(&mut self, limit: Duration) -> ExitStatus {
         let deadline = Instant::now() + limit;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -107,7 +121,7 @@ fn wait_until_ready(address: SocketAddr, deadline: Instant) {
 }
 
 /// One plain HTTP exchange: status and body.
-pub fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> (u16, String) {
+pub(crate) fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> (u16, String) {
     let mut stream = open(address, method, path, body);
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
@@ -118,7 +132,7 @@ pub fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> (u1
 }
 
 /// Sends a request and returns the connection, from which nothing has been read yet.
-pub fn open(address: SocketAddr, method: &str, path: &str, body: &str) -> TcpStream {
+pub(crate) fn open(address: SocketAddr, method: &str, path: &str, body: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
     write!(
@@ -132,7 +146,7 @@ pub fn open(address: SocketAddr, method: &str, path: &str, body: &str) -> TcpStr
 }
 
 /// A JSON request that must succeed.
-pub fn post(address: SocketAddr, path: &str, body: &Value) -> Value {
+pub(crate) fn post(address: SocketAddr, path: &str, body: &Value) -> Value {
     let (status, answer) = request(address, "POST", path, &body.to_string());
     assert_eq!(status, 200, "{answer}");
     serde_json::from_str(&answer).unwrap()

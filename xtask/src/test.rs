@@ -1,0 +1,43 @@
+//! The one test command. Every build uses the profile `ci`, so that dependencies are compiled once.
+
+use anyhow::bail;
+
+use crate::phases::{Phases, run};
+use crate::{preflight, tidy};
+
+/// Everything: rules, format, lints, tests, documentation examples.
+pub(crate) fn all() -> anyhow::Result<()> {
+    let mut phases = Phases::default();
+    for missing in preflight::missing_tools() {
+        if preflight::requires_all() {
+            bail!("REQUIRE_ALL=1, but these would be skipped: {missing}");
+        }
+        phases.skip(&missing);
+    }
+    phases.run("tidy", tidy::run);
+    phases.run("format", || run("cargo", &["fmt", "--all", "--check"]));
+    phases.run("lints", || {
+        run("cargo", &["clippy", "--profile", "ci", "--workspace", "--all-targets", "--", "-D", "warnings"])
+    });
+    phases.run("examples", || run("cargo", &["test", "--profile", "ci", "--workspace", "--doc", "--quiet"]));
+    phases.run("tests", || run_tests(&["--workspace"]));
+    phases.finish()
+}
+
+/// The tests of one crate.
+pub(crate) fn area(area: &str) -> anyhow::Result<()> {
+    let package = if matches!(area, "pagoda" | "xtask") { area.to_owned() } else { format!("pagoda-{area}") };
+    run_tests(&["--package", &package])
+}
+
+/// What the continuous integration script does, for people who want it before they push.
+pub(crate) fn ci() -> anyhow::Result<()> {
+    run("bash", &[".ci/run"])
+}
+
+fn run_tests(selection: &[&str]) -> anyhow::Result<()> {
+    let nextest = ["nextest", "run", "--cargo-profile", "ci", "--no-fail-fast"];
+    let cargo_test = ["test", "--profile", "ci", "--no-fail-fast", "--lib", "--bins", "--tests"];
+    let command: &[&str] = if preflight::has_nextest() { &nextest } else { &cargo_test };
+    run("cargo", &[command, selection].concat())
+}

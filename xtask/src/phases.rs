@@ -38,7 +38,11 @@ impl Phases {
             println!("{name:<12} {:>7.1} s  {verdict}", time.as_secs_f64());
         }
         let num_failed = self.ended.iter().filter(|(_, _, error)| error.is_some()).count();
-        println!("phases: {} passed, {num_failed} failed, {} skipped", self.ended.len() - num_failed, self.num_skipped);
+        println!(
+            "phases: {} passed, {num_failed} failed, {} skipped",
+            self.ended.len() - num_failed,
+            self.num_skipped
+        );
         if num_failed > 0 {
             bail!("{num_failed} phases failed");
         }

@@ -6,15 +6,18 @@ use std::process::{Command, Stdio};
 /// One line for everything that will be skipped.
 pub(crate) fn missing_tools() -> Vec<String> {
     let mut missing = Vec::new();
-    let model = std::env::var_os("PAGODA_TEST_MODEL").map(PathBuf::from).or_else(|| {
-        Some(cache()?.join("models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf"))
-    });
+    let model = std::env::var_os("PAGODA_TEST_MODEL")
+        .map(PathBuf::from)
+        .or_else(|| Some(cache()?.join("models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf")));
     if !model.is_some_and(|model| model.is_file()) {
-        missing.push("tests with the real model: it is not in the cache (cargo run --release -- pull)".to_owned());
+        missing.push(
+            "tests with the real model: it is not in the cache (cargo run --release -- pull)".to_owned(),
+        );
     }
     if !cache().is_some_and(|cache| cache.join("test/venv/bin/python").is_file()) {
         missing.push(
-            "tests against Python libraries: their environment is not there (scripts/setup_tests.sh)".to_owned(),
+            "tests against Python libraries: their environment is not there (scripts/setup_tests.sh)"
+                .to_owned(),
         );
     }
     missing
@@ -22,8 +25,11 @@ pub(crate) fn missing_tools() -> Vec<String> {
 
 /// Whether `cargo nextest` can be called.
 pub(crate) fn has_nextest() -> bool {
-    let probe =
-        Command::new("cargo").args(["nextest", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let probe = Command::new("cargo")
+        .args(["nextest", "--version"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
     probe.is_ok_and(|status| status.success())
 }
 

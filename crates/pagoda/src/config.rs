@@ -84,7 +84,8 @@ impl ListenConfig {
 }
 
 fn read_keys(file: &Path) -> anyhow::Result<ApiKeys> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("reading --api-key-file {}", file.display()))?;
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("reading --api-key-file {}", file.display()))?;
     let keys = ApiKeys::parse(&text).with_context(|| format!("in --api-key-file {}", file.display()))?;
     if keys.is_empty() {
         bail!("--api-key-file {} holds no key", file.display());
@@ -106,7 +107,11 @@ fn served_name(model: &str) -> String {
 
 impl Config {
     /// Checks the flags about the model against the model and the machine, and sizes the KV pool.
-    pub(crate) fn resolve(args: &ServeArgs, checkpoint: &Checkpoint, device: DeviceMemory) -> anyhow::Result<Self> {
+    pub(crate) fn resolve(
+        args: &ServeArgs,
+        checkpoint: &Checkpoint,
+        device: DeviceMemory,
+    ) -> anyhow::Result<Self> {
         let model = checkpoint.config();
         let mut warnings = Vec::new();
         let pool = Pool::resolve(args, model, device, &mut warnings)?;
@@ -191,7 +196,9 @@ impl Pool {
         };
         let pool = Pool { num_blocks, max_model_len: wanted_len }.fit(args, block_bytes, warnings)?;
         // Law of thumb: with less than two full windows, one long request evicts everyone else's prefixes.
-        if num_blocks < wanted_blocks.min(2 * EngineConfig::min_num_blocks(pool.max_model_len, args.block_size)) {
+        if num_blocks
+            < wanted_blocks.min(2 * EngineConfig::min_num_blocks(pool.max_model_len, args.block_size))
+        {
             warnings.push(format!(
                 "the KV cache holds {} tokens, less than two requests of {}: raise --kv-cache-memory or lower \
                  --max-model-len if requests are preempted",
@@ -268,7 +275,8 @@ mod tests {
         for host in ["0.0.0.0", "192.0.2.1", "::"] {
             let error = ListenConfig::resolve(&serve_args(&["--host", host]), "m").unwrap_err();
             assert!(error.to_string().contains("--api-key-file"), "{error}");
-            let open = ListenConfig::resolve(&serve_args(&["--host", host, "--insecure-no-auth"]), "m").unwrap();
+            let open =
+                ListenConfig::resolve(&serve_args(&["--host", host, "--insecure-no-auth"]), "m").unwrap();
             assert!(open.is_open_to_others);
         }
         for host in ["127.0.0.1", "::1"] {
@@ -289,7 +297,9 @@ mod tests {
 
     #[test]
     fn names_come_from_the_flag_or_from_the_model() {
-        let names = |flags: &[&str], model| ListenConfig::resolve(&serve_args(flags), model).unwrap().server.served_model_names;
+        let names = |flags: &[&str], model| {
+            ListenConfig::resolve(&serve_args(flags), model).unwrap().server.served_model_names
+        };
         assert_eq!(names(&[], "org/repo"), ["org/repo"]);
         assert_eq!(names(&["--served-model-name", "a,gpt-4o-mini"], "org/repo"), ["a", "gpt-4o-mini"]);
         let folder = tempfile::tempdir().unwrap();

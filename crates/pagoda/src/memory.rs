@@ -79,7 +79,10 @@ mod tests {
     #[test]
     fn without_control_groups_the_machine_decides() {
         assert_eq!(machine(&[MEMINFO]), 8 * GIB);
-        assert_eq!(machine(&[MEMINFO, ("proc/self/cgroup", "0::/a\n"), ("sys/fs/cgroup/a/memory.max", "max")]), 8 * GIB);
+        assert_eq!(
+            machine(&[MEMINFO, ("proc/self/cgroup", "0::/a\n"), ("sys/fs/cgroup/a/memory.max", "max")]),
+            8 * GIB
+        );
     }
 
     #[test]

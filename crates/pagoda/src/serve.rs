@@ -42,9 +42,17 @@ fn start_log(args: &ServeArgs) {
     if args.log_format == "json" { log.json().init() } else { log.init() }
 }
 
-async fn serve(args: ServeArgs, store: ModelStore, model: String, listen: ListenConfig) -> anyhow::Result<()> {
+async fn serve(
+    args: ServeArgs,
+    store: ModelStore,
+    model: String,
+    listen: ListenConfig,
+) -> anyhow::Result<()> {
     let listener = TcpListener::bind(listen.address).await.with_context(|| {
-        format!("cannot listen on {}: stop what holds it, or choose another --port (0 takes a free one)", listen.address)
+        format!(
+            "cannot listen on {}: stop what holds it, or choose another --port (0 takes a free one)",
+            listen.address
+        )
     })?;
     let address = listener.local_addr()?;
     let server = Server::new(listen.server.clone())?;
@@ -140,7 +148,9 @@ fn shutdown_signal() -> anyhow::Result<impl Future<Output = ()>> {
             }
             match first.take() {
                 Some(first) => {
-                    tracing::info!("draining: new requests get 503, accepted ones go on; once more ends at once");
+                    tracing::info!(
+                        "draining: new requests get 503, accepted ones go on; once more ends at once"
+                    );
                     // The server may be gone already, after a failed load.
                     let _ = first.send(());
                 }

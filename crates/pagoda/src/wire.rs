@@ -33,7 +33,8 @@ pub(crate) fn load(checkpoint: &Checkpoint, args: &ServeArgs, config: &Config) -
     let tokenizer = Arc::new(Tokenizer::new(tokenizer_source(assets)?).context("building the tokenizer")?);
 
     let backend = CpuBackend::new(config.cpu).context("starting the CPU backend")?;
-    let runner = ModelRunner::load(checkpoint, backend, config.runner.clone()).context("loading the model")?;
+    let runner =
+        ModelRunner::load(checkpoint, backend, config.runner.clone()).context("loading the model")?;
     let (memory, device) = (runner.memory(), runner.describe_device());
 
     let mut engine_config = config.engine();
@@ -54,7 +55,9 @@ fn tokenizer_source(assets: TextAssets) -> anyhow::Result<TokenizerSource> {
     match (assets.tokenizer_json, assets.gguf_tokenizer) {
         (Some(json), _) => Ok(TokenizerSource::Json(json)),
         (None, Some(gguf)) => Ok(TokenizerSource::Gguf(gguf_vocab(gguf))),
-        (None, None) => anyhow::bail!("the checkpoint has no tokenizer: put tokenizer.json beside the weights"),
+        (None, None) => {
+            anyhow::bail!("the checkpoint has no tokenizer: put tokenizer.json beside the weights")
+        }
     }
 }
 
@@ -110,6 +113,7 @@ fn open_trace(path: &Path) -> anyhow::Result<Box<dyn Write + Send>> {
     if path == Path::new("-") {
         return Ok(Box::new(std::io::stderr()));
     }
-    let file = std::fs::File::create(path).with_context(|| format!("opening --trace-steps {}", path.display()))?;
+    let file =
+        std::fs::File::create(path).with_context(|| format!("opening --trace-steps {}", path.display()))?;
     Ok(Box::new(LineWriter::new(file)))
 }

@@ -15,8 +15,10 @@ fn every_check_of_the_python_script_passes() {
     std::fs::write(&key_file, format!("# one key\n{key}\n")).unwrap();
 
     let open = Server::start(&model, &["--max-model-len", "2048"]);
-    let guarded =
-        Server::start_beside(&model, &["--max-model-len", "2048", "--api-key-file", key_file.to_str().unwrap()]);
+    let guarded = Server::start_beside(
+        &model,
+        &["--max-model-len", "2048", "--api-key-file", key_file.to_str().unwrap()],
+    );
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sdk/openai_sdk.py");
     let output = Command::new(python)
         .arg(script)

@@ -46,8 +46,10 @@ fn weights() -> Vec<u8> {
 }
 
 fn repository() -> HubFiles {
-    let files = [("model.safetensors", weights()), ("config.json", b"{}".to_vec()), ("README.md", b"#".to_vec())];
-    let files = files.into_iter().map(|(path, content)| (path.to_owned(), content)).collect::<HashMap<_, _>>();
+    let files =
+        [("model.safetensors", weights()), ("config.json", b"{}".to_vec()), ("README.md", b"#".to_vec())];
+    let files =
+        files.into_iter().map(|(path, content)| (path.to_owned(), content)).collect::<HashMap<_, _>>();
     HubFiles { files, ..HubFiles::default() }
 }
 
@@ -173,7 +175,9 @@ fn a_catalogue_can_name_a_hub_file_and_falls_back_to_the_next_source() {
     let machine = Machine::new(repository());
     let catalogue = machine.cache.path().join("catalogue.toml");
     let source = |file: &str| {
-        format!("[[model.sources]]\nkind = \"hub\"\nrepo = \"org/repo\"\nrevision = \"c0ffee\"\nfile = \"{file}\"\n")
+        format!(
+            "[[model.sources]]\nkind = \"hub\"\nrepo = \"org/repo\"\nrevision = \"c0ffee\"\nfile = \"{file}\"\n"
+        )
     };
     let text = format!(
         "default = \"own\"\n[[model]]\nname = \"own\"\ndescription = \"d\"\nlicense = \"l\"\nfile = \"own.gguf\"\n\
@@ -203,7 +207,8 @@ fn without_python_the_error_names_what_is_missing() {
     let machine = Machine::new(repository());
     let mut command = support::pagoda();
     machine.equip(&mut command);
-    let output = command.env("PATH", machine.cache.path()).args(["pull", "smollm2-135m-instruct"]).output().unwrap();
+    let output =
+        command.env("PATH", machine.cache.path()).args(["pull", "smollm2-135m-instruct"]).output().unwrap();
     assert_fails_with(&output, "python3 is not on the PATH");
 }
 

@@ -56,8 +56,11 @@ fn too_little_kv_memory_is_one_line_naming_the_flag() {
 #[test]
 fn the_banner_states_exact_memory_and_a_call_that_works() {
     let Some(model) = support::real_model() else { return };
-    let server = Server::start(&model, &["--served-model-name", "small,gpt-4o-mini", "--max-model-len", "2048"]);
-    for text in ["small, gpt-4o-mini", "weights", "KV cache", "workspace", "context    2048 tokens", "curl http://"] {
+    let server =
+        Server::start(&model, &["--served-model-name", "small,gpt-4o-mini", "--max-model-len", "2048"]);
+    for text in
+        ["small, gpt-4o-mini", "weights", "KV cache", "workspace", "context    2048 tokens", "curl http://"]
+    {
         assert!(server.banner.contains(text), "{text:?} is missing: {}", server.banner);
     }
     let body = server.banner.rsplit("-d '").next().unwrap().trim_end().trim_end_matches('\'');
@@ -130,8 +133,11 @@ fn named(server: &Server, body: &Value) -> Value {
 fn sigterm_drains_and_exits_with_zero() {
     let Some(model) = support::real_model() else { return };
     let mut server = Server::start(&model, &["--max-model-len", "2048"]);
-    let body = named(&server, &json!({ "prompt": "Once upon a time", "max_tokens": 60, "ignore_eos": true,
-                                        "stream": true, "temperature": 0, "model": "" }));
+    let body = named(
+        &server,
+        &json!({ "prompt": "Once upon a time", "max_tokens": 60, "ignore_eos": true,
+                                        "stream": true, "temperature": 0, "model": "" }),
+    );
     let mut stream = BufReader::new(open(server.address, "POST", "/v1/completions", &body.to_string()));
     let mut line = String::new();
     while !line.starts_with("data: ") {
@@ -140,7 +146,8 @@ fn sigterm_drains_and_exits_with_zero() {
     }
     server.signal("TERM");
     // The accepted stream runs to its end, and a new request is turned away politely.
-    let refused = until(Duration::from_secs(10), || request(server.address, "GET", "/health/ready", "").0 == 503);
+    let refused =
+        until(Duration::from_secs(10), || request(server.address, "GET", "/health/ready", "").0 == 503);
     assert!(refused, "the server does not say that it drains");
     let mut rest = String::new();
     stream.read_to_string(&mut rest).unwrap();
@@ -152,8 +159,11 @@ fn sigterm_drains_and_exits_with_zero() {
 fn a_second_signal_ends_at_once() {
     let Some(model) = support::real_model() else { return };
     let mut server = Server::start(&model, &["--max-model-len", "2048", "--drain-timeout", "600"]);
-    let body = named(&server, &json!({ "prompt": "Once", "max_tokens": 2000, "ignore_eos": true, "stream": true,
-                                        "model": "" }));
+    let body = named(
+        &server,
+        &json!({ "prompt": "Once", "max_tokens": 2000, "ignore_eos": true, "stream": true,
+                                        "model": "" }),
+    );
     let mut stream = BufReader::new(open(server.address, "POST", "/v1/completions", &body.to_string()));
     let mut line = String::new();
     stream.read_line(&mut line).unwrap();
@@ -198,8 +208,11 @@ fn bench_serve_counts_every_token_in_both_loops() {
 fn the_same_prompt_gives_the_same_text_and_the_right_answer() {
     let Some(model) = support::real_model() else { return };
     let server = Server::start(&model, &["--max-model-len", "2048"]);
-    let body = named(&server, &json!({ "model": "", "temperature": 0, "max_tokens": 24, "messages": [
-        { "role": "user", "content": "What is the capital of France?" }] }));
+    let body = named(
+        &server,
+        &json!({ "model": "", "temperature": 0, "max_tokens": 24, "messages": [
+        { "role": "user", "content": "What is the capital of France?" }] }),
+    );
     let first = post(server.address, "/v1/chat/completions", &body);
     let text = first["choices"][0]["message"]["content"].as_str().unwrap();
     assert!(text.contains("Paris"), "{text}");

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 /// Folders that hold what we wrote.
-const FOLDERS: [&str; 9] = ["crates", "xtask", "scripts", "models", "docs", "benches", "kernels", ".ci", ".github"];
+const FOLDERS: [&str; 9] =
+    ["crates", "xtask", "scripts", "models", "docs", "benches", "kernels", ".ci", ".github"];
 /// Crates in which unsafe code may stand, and the file that maps checkpoints into memory.
-const UNSAFE_PLACES: [&str; 3] = 
+const UNSAFE_PLACES: [&str; 3] =
     ["crates/pagoda-backend-cpu/", "crates/pagoda-backend-cuda/", "crates/pagoda-model/src/mapping.rs"];
 /// Crates that may read the environment.
 const ENV_PLACES: [&str; 2] = ["crates/pagoda/", "xtask/"];
@@ -28,7 +29,8 @@ pub(crate) fn check(root: &Path) -> anyhow::Result<Vec<String>> {
             check_file(&path, &text, &mut violations);
         }
     }
-    for document in ["README.md", "ARCHITECTURE.md", "STYLE.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE"] {
+    for document in ["README.md", "ARCHITECTURE.md", "STYLE.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE"]
+    {
         if !root.join(document).is_file() {
             violations.push(format!("{document} is missing"));
         }
@@ -54,7 +56,8 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
 
 fn check_file(path: &str, text: &str, violations: &mut Vec<String>) {
     let mut report = |line: usize, what: &str| violations.push(format!("{path}:{line}: {what}"));
-    let has_source_ending = [".rs", ".sh", ".py", ".toml", ".md", ".cu", ".cuh", ".h"].iter().any(|end| path.ends_with(end));
+    let has_source_ending =
+        [".rs", ".sh", ".py", ".toml", ".md", ".cu", ".cuh", ".h"].iter().any(|end| path.ends_with(end));
     if !has_source_ending {
         return;
     }
@@ -89,7 +92,10 @@ fn check_rust(path: &str, text: &str, report: &mut impl FnMut(usize, &str)) {
         report(1, "a file begins with its //! header: what it owns, what it does not know");
     }
     let lines: Vec<&str> = text.lines().collect();
-    let is_test_file = path.contains("/tests/") || path.contains("/benches/") || path.contains("/examples/") || path.contains("pagoda-testkit");
+    let is_test_file = path.contains("/tests/")
+        || path.contains("/benches/")
+        || path.contains("/examples/")
+        || path.contains("pagoda-testkit");
     // Unit tests stand at the end of a file.
     let num_production = match lines.iter().position(|line| line.trim() == "#[cfg(test)]") {
         _ if is_test_file => 0,
@@ -100,7 +106,8 @@ fn check_rust(path: &str, text: &str, report: &mut impl FnMut(usize, &str)) {
     let may_be_unsafe = UNSAFE_PLACES.iter().any(|place| path.contains(place));
     for (index, line) in lines.iter().enumerate() {
         let code = line.split("//").next().unwrap_or("");
-        if index < num_production && !may_read_env && (code.contains("std::env") || code.contains("env::var")) {
+        if index < num_production && !may_read_env && (code.contains("std::env") || code.contains("env::var"))
+        {
             report(index + 1, "only the binary reads the environment");
         }
         // A blank before it, so that names that end in `unsafe` are none.

@@ -66,8 +66,9 @@ impl Target {
     }
 
     async fn send(&self, method: &str, path: &str, body: Bytes) -> anyhow::Result<http::Response<Incoming>> {
-        let socket =
-            TcpStream::connect(&self.authority).await.with_context(|| format!("connecting to {}", self.authority))?;
+        let socket = TcpStream::connect(&self.authority)
+            .await
+            .with_context(|| format!("connecting to {}", self.authority))?;
         socket.set_nodelay(true)?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
         tokio::spawn(connection);

@@ -14,8 +14,8 @@ use crate::args::BenchServeArgs;
 const FIRST_RANDOM_ID: u32 = 256;
 /// Words that are one token in most vocabularies.
 const WORDS: [&str; 16] = [
-    "time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state",
-    "family", "student", "group",
+    "time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school",
+    "state", "family", "student", "group",
 ];
 
 /// When requests are sent.

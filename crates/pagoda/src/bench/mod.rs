@@ -55,7 +55,11 @@ async fn measure(args: &BenchServeArgs) -> anyhow::Result<()> {
         None => println!("{}", report.table()),
     }
     if let Some(failure) = outcome.failures.first() {
-        bail!("{} of {} requests failed, the first one with: {failure}", outcome.failures.len(), args.num_requests);
+        bail!(
+            "{} of {} requests failed, the first one with: {failure}",
+            outcome.failures.len(),
+            args.num_requests
+        );
     }
     Ok(())
 }

@@ -61,7 +61,9 @@ impl Report {
         let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
         let (mut ttft, mut tpot, mut itl, mut latency) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for record in &outcome.records {
-            let (Some(first), Some(last)) = (record.chunk_times.first(), record.chunk_times.last()) else { continue };
+            let (Some(first), Some(last)) = (record.chunk_times.first(), record.chunk_times.last()) else {
+                continue;
+            };
             ttft.push(ms(*first));
             latency.push(ms(*last));
             if record.num_output_tokens > 1 {
@@ -103,7 +105,10 @@ impl Report {
             ),
             format!("requests/s           {:.2}", self.per_second(self.num_completed as u64)),
             format!("output tok/s         {:.1}", self.per_second(self.num_output_tokens)),
-            format!("total tok/s          {:.1}", self.per_second(self.num_output_tokens + self.num_prompt_tokens)),
+            format!(
+                "total tok/s          {:.1}",
+                self.per_second(self.num_output_tokens + self.num_prompt_tokens)
+            ),
             format!("{:<20} {:>9} {:>9} {:>9} {:>9}", "ms", "mean", "p50", "p90", "p99"),
         ];
         for (name, p) in &self.latencies {

@@ -78,9 +78,11 @@ impl Staging {
             return Ok(());
         }
         if self.folder.exists() {
-            std::fs::remove_dir_all(&self.folder).with_context(|| format!("emptying {}", self.folder.display()))?;
+            std::fs::remove_dir_all(&self.folder)
+                .with_context(|| format!("emptying {}", self.folder.display()))?;
         }
-        std::fs::create_dir_all(&self.folder).with_context(|| format!("creating {}", self.folder.display()))?;
+        std::fs::create_dir_all(&self.folder)
+            .with_context(|| format!("creating {}", self.folder.display()))?;
         std::fs::write(&marker, origin).with_context(|| format!("writing {}", marker.display()))
     }
 
@@ -90,7 +92,9 @@ impl Staging {
         std::fs::rename(&self.folder, &self.target)
             .with_context(|| format!("renaming {} to {}", self.folder.display(), self.target.display()))?;
         if let Some(root) = self.target.parent() {
-            File::open(root).and_then(|root| root.sync_all()).with_context(|| format!("flushing {}", root.display()))?;
+            File::open(root)
+                .and_then(|root| root.sync_all())
+                .with_context(|| format!("flushing {}", root.display()))?;
         }
         Ok(self.target)
     }

@@ -64,7 +64,8 @@ impl Catalogue {
     /// The catalogue in `file`, or the one compiled in.
     pub(crate) fn load(file: Option<&Path>) -> anyhow::Result<Self> {
         let Some(file) = file else { return Self::parse(BUILT_IN) };
-        let text = std::fs::read_to_string(file).with_context(|| format!("reading catalogue {}", file.display()))?;
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("reading catalogue {}", file.display()))?;
         Self::parse(&text).with_context(|| format!("in catalogue {}", file.display()))
     }
 

@@ -96,7 +96,11 @@ fn attempt(
     receive(response, part, progress)
 }
 
-fn request(agent: &Agent, remote: &RemoteFile, from: u64) -> ureq::RequestBuilder<ureq::typestate::WithoutBody> {
+fn request(
+    agent: &Agent,
+    remote: &RemoteFile,
+    from: u64,
+) -> ureq::RequestBuilder<ureq::typestate::WithoutBody> {
     // A compressed answer would make the byte positions meaningless.
     let mut request = agent.get(&remote.url).header("accept-encoding", "identity");
     if let Some(token) = &remote.token {
@@ -113,7 +117,11 @@ fn range_start(response: &Response<ureq::Body>) -> Option<u64> {
     value.strip_prefix("bytes ")?.split('-').next()?.parse().ok()
 }
 
-fn receive(response: Response<ureq::Body>, part: &mut PartFile, progress: &mut Progress) -> anyhow::Result<Attempt> {
+fn receive(
+    response: Response<ureq::Body>,
+    part: &mut PartFile,
+    progress: &mut Progress,
+) -> anyhow::Result<Attempt> {
     let mut reader = response.into_body().into_reader();
     let mut buffer = vec![0; 1 << 17];
     loop {

@@ -94,14 +94,16 @@ impl Snapshot {
             return self.one_gguf(chosen.copied().collect());
         }
         let is_top_level = |file: &&HubFile| !file.path.contains('/');
-        let weights = self.files.iter().filter(is_top_level).filter(|file| file.path.ends_with(".safetensors"));
+        let weights =
+            self.files.iter().filter(is_top_level).filter(|file| file.path.ends_with(".safetensors"));
         // `consolidated` files are a second copy of the same weights in another layout.
         let mut wanted: Vec<HubFile> =
             weights.filter(|file| !file.path.starts_with("consolidated")).cloned().collect();
         if wanted.is_empty() {
             return self.one_gguf(ggufs);
         }
-        wanted.extend(self.files.iter().filter(is_top_level).filter(|file| is_side_file(&file.path)).cloned());
+        wanted
+            .extend(self.files.iter().filter(is_top_level).filter(|file| is_side_file(&file.path)).cloned());
         Ok(wanted)
     }
 

@@ -63,8 +63,9 @@ impl<'a> ModelReference<'a> {
             Some((repo, selector)) => (repo, Some(selector)),
             None => (text, None),
         };
-        let is_plain =
-            |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        let is_plain = |part: &str| {
+            !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        };
         if selector.is_some_and(|selector| !is_plain(selector)) {
             bail!("{text:?}: after the colon stands a part of a GGUF file's name");
         }
@@ -78,7 +79,12 @@ impl<'a> ModelReference<'a> {
 
 impl ModelStore {
     /// A store over the cache at `cache_root`, with the hub at `endpoint`.
-    pub(crate) fn new(catalogue: Catalogue, cache_root: PathBuf, endpoint: &str, token: Option<String>) -> Self {
+    pub(crate) fn new(
+        catalogue: Catalogue,
+        cache_root: PathBuf,
+        endpoint: &str,
+        token: Option<String>,
+    ) -> Self {
         let endpoint = endpoint.trim_end_matches('/').to_owned();
         ModelStore {
             catalogue,
@@ -126,8 +132,7 @@ impl ModelStore {
         if target.exists() {
             return Ok(());
         }
-        let expected =
-            Expected { size_bytes: Some(model.size_bytes), sha256: Some(model.sha256.clone()) };
+        let expected = Expected { size_bytes: Some(model.size_bytes), sha256: Some(model.sha256.clone()) };
         let mut failures = Vec::new();
         for source in &model.sources {
             let fetched = match source {
@@ -152,7 +157,8 @@ impl ModelStore {
         if let Some(folder) = self.cache.get(&name) {
             return checkpoint_in(&folder);
         }
-        let snapshot = self.hub.snapshot(repo, "main").with_context(|| format!("looking for {repo} on the hub"))?;
+        let snapshot =
+            self.hub.snapshot(repo, "main").with_context(|| format!("looking for {repo} on the hub"))?;
         let files = snapshot.select(selector)?;
         let staging = self.cache.stage(&name, snapshot.commit())?;
         if staging.is_already_there() {

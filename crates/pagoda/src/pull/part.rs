@@ -40,7 +40,8 @@ impl PartFile {
             .open(&path)
             .with_context(|| format!("opening {}", path.display()))?;
         let mut hasher = Sha256::new();
-        let len = hash_reader(&mut file, &mut hasher).with_context(|| format!("reading {}", path.display()))?;
+        let len =
+            hash_reader(&mut file, &mut hasher).with_context(|| format!("reading {}", path.display()))?;
         Ok(PartFile { path, file, hasher, len })
     }
 

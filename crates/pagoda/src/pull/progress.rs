@@ -28,8 +28,9 @@ impl Progress {
             eprintln!("{label}: {}", bytes_text(total_bytes));
             return Progress::Lines { label: label.to_owned(), total_bytes, done_bytes: 0, last_tenth: 0 };
         }
-        let style = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style =
+            ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
         Progress::Bar(ProgressBar::new(total_bytes).with_message(label.to_owned()).with_style(style))
     }
 

@@ -19,9 +19,9 @@ pub(crate) fn pagoda() -> Command {
 pub(crate) fn real_model() -> Option<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
-    let in_cache =
-        "pagoda/models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf";
-    let candidates = [std::env::var_os("PAGODA_TEST_MODEL").map(PathBuf::from), cache.map(|cache| cache.join(in_cache))];
+    let in_cache = "pagoda/models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf";
+    let candidates =
+        [std::env::var_os("PAGODA_TEST_MODEL").map(PathBuf::from), cache.map(|cache| cache.join(in_cache))];
     let found = candidates.into_iter().flatten().find(|path| path.is_file());
     if found.is_none() {
         skip("the default model is not in the cache (pagoda pull)");

@@ -284,7 +284,8 @@ fn a_thousand_requests_give_the_same_bits_alone_and_in_any_company() {
     let first_seed = support::rng::fresh_seed("determinism");
     for index in 0..1_000_u64 {
         let format = WeightFormat::ALL[index as usize % WeightFormat::ALL.len()];
-        let path = pagoda_model::tiny::write_gguf(folder.path(), format).expect("the tiny model can be written");
+        let path =
+            pagoda_model::tiny::write_gguf(folder.path(), format).expect("the tiny model can be written");
         let checkpoint = open(&path);
         let trials = Trials {
             checkpoint: &checkpoint,
@@ -313,8 +314,13 @@ fn twenty_requests_to_smollm2_give_the_same_bits_alone_and_in_any_company() {
     let isas = available_isas();
     let first_seed = support::rng::fresh_seed("determinism-smollm2");
     for index in 0..20_u64 {
-        let trials =
-            Trials { checkpoint: &checkpoint, vocab_size: 49_152, max_prompt: 90, max_tokens: 10, max_others: 8 };
+        let trials = Trials {
+            checkpoint: &checkpoint,
+            vocab_size: 49_152,
+            max_prompt: 90,
+            max_tokens: 10,
+            max_others: 8,
+        };
         let isa = isas.get(index as usize % isas.len().max(1));
         trials.trial(isa.copied().unwrap_or(Isa::Portable), first_seed.wrapping_add(index), &mut totals);
     }
@@ -349,8 +355,8 @@ impl Executor for DependsOnCompany {
 #[test]
 fn one_unit_in_the_last_place_that_depends_on_the_company_is_noticed() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let path =
-        pagoda_model::tiny::write_gguf(folder.path(), WeightFormat::Q4_1).expect("the tiny model can be written");
+    let path = pagoda_model::tiny::write_gguf(folder.path(), WeightFormat::Q4_1)
+        .expect("the tiny model can be written");
     let checkpoint = open(&path);
     let vocab_size = checkpoint.config().vocab_size as u32;
     let trials = Trials { checkpoint: &checkpoint, vocab_size, max_prompt: 40, max_tokens: 8, max_others: 8 };

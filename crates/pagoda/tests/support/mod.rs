@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub(crate) mod hub;
-pub mod rng;
+pub(crate) mod rng;
 pub(crate) mod server;
 
 use std::path::PathBuf;

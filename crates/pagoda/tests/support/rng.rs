@@ -1,16 +1,16 @@
 //! SplitMix64 (Steele, Lea, Flood 2014): enough randomness for tests, one line to replay.
 
 /// A seeded generator.
-pub struct Rng(u64);
+pub(crate) struct Rng(u64);
 
 impl Rng {
     /// The generator of `seed`.
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Rng(seed)
     }
 
     /// 64 random bits.
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -19,23 +19,23 @@ impl Rng {
     }
 
     /// A number from `low` to `high`, both included.
-    pub fn range(&mut self, low: u64, high: u64) -> u64 {
+    pub(crate) fn range(&mut self, low: u64, high: u64) -> u64 {
         low + self.next() % (high - low + 1)
     }
 
     /// A number in `[0, 1)`.
-    pub fn unit(&mut self) -> f64 {
+    pub(crate) fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// True once in `n` on average.
-    pub fn chance(&mut self, n: u64) -> bool {
+    pub(crate) fn chance(&mut self, n: u64) -> bool {
         self.range(1, n) == 1
     }
 }
 
 /// A new seed every run, printed for replay; `PAGODA_SEED` sets it.
-pub fn fresh_seed(test: &str) -> u64 {
+pub(crate) fn fresh_seed(test: &str) -> u64 {
     let given = std::env::var("PAGODA_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = given.unwrap_or_else(|| {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);

@@ -84,6 +84,14 @@ impl<B: Backend> ModelRunner<B> {
             weight_bytes: decoder.weight_bytes(),
             ..MemoryBudget::plan(checkpoint, backend.kv_element_bytes(), &config)
         };
+        tracing::info!(
+            architecture = model.architecture.name,
+            layers = model.num_layers,
+            weight_bytes = memory.weight_bytes,
+            kv_bytes = memory.kv_bytes,
+            workspace_bytes = memory.workspace_bytes,
+            "model loaded"
+        );
         Ok(ModelRunner {
             decoder,
             workspace,

@@ -161,3 +161,54 @@ impl GgufTokenizer {
         Ok(ids)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    fn metadata(extra: &[(&str, Value)]) -> GgufMetadata {
+        let tokens = ["a", "</s>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "b"];
+        let types = [1, 3, 3, 3, 1, 1];
+        let mut values = HashMap::from([
+            ("tokenizer.ggml.model".to_owned(), Value::String("gpt2".to_owned())),
+            (
+                "tokenizer.ggml.tokens".to_owned(),
+                Value::Array(tokens.iter().map(|text| Value::String((*text).to_owned())).collect()),
+            ),
+            ("tokenizer.ggml.token_type".to_owned(), Value::Array(types.map(Value::I32).to_vec())),
+        ]);
+        values.extend(extra.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+        GgufMetadata(values)
+    }
+
+    #[test]
+    fn eos_eot_eom_and_special_end_tokens_stop() {
+        let extra = [
+            ("tokenizer.ggml.eot_token_id", Value::U32(5)),
+            ("tokenizer.ggml.eos_token_id", Value::U32(900)),
+        ];
+        let assets = TextAssets::from_gguf(&metadata(&extra)).unwrap();
+        // "<|end|>" is an ordinary token here and 900 is none at all.
+        assert_eq!(assets.stop_token_ids, [1, 2, 3, 5]);
+    }
+
+    #[test]
+    fn a_list_with_items_of_another_type_names_its_key() {
+        let extra = [("tokenizer.ggml.merges", Value::Array(vec![Value::U32(1)]))];
+        let error = TextAssets::from_gguf(&metadata(&extra)).unwrap_err().to_string();
+        assert!(error.contains("tokenizer.ggml.merges"), "{error}");
+    }
+
+    #[test]
+    fn what_an_absent_flag_means_depends_on_the_vocabulary() {
+        let flags = |extra: &[(&str, Value)]| {
+            let tokenizer = TextAssets::from_gguf(&metadata(extra)).unwrap().gguf_tokenizer.unwrap();
+            (tokenizer.add_bos_token, tokenizer.add_space_prefix)
+        };
+        assert_eq!(flags(&[]), (false, false));
+        assert_eq!(flags(&[("tokenizer.ggml.pre", Value::String("llama-bpe".to_owned()))]), (true, false));
+        assert_eq!(flags(&[("tokenizer.ggml.model", Value::String("llama".to_owned()))]), (true, true));
+    }
+}

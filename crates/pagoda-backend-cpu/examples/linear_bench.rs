@@ -1,6 +1,6 @@
 //! Speed of `linear` per weight format and row count, next to what this machine can do in the same minute.
 //!
-//! `cargo run --profile ci -p pagoda-backend-cpu --example linear_bench [threads] [formats]`
+//! `cargo run --profile ci -p pagoda-backend-cpu --example linear_bench [threads] [int16] [formats]`
 //!
 //! Times are the best layer of many: what the machine can do when nobody takes it away; `cpu us` is the mean CPU time per
 //! thread and layer, which a busy neighbour lengthens less. The probes come first and last: reading 128 MiB with every thread, and independent multiply-adds in registers. GB/s
@@ -10,7 +10,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use pagoda_backend::{Backend, HostMatrix, Linear, WeightFormat};
-use pagoda_backend_cpu::{CpuBackend, CpuOptions};
+use pagoda_backend_cpu::{Arithmetic, CpuBackend, CpuOptions};
 
 /// Matrices of one layer of a 135M model, `(rows, cols)`; each set is repeated so that no cache holds it.
 const SHAPES: [(usize, usize); 4] = [(960, 576), (576, 576), (3072, 576), (576, 1536)];
@@ -20,9 +20,13 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     let default_threads = std::thread::available_parallelism().map_or(1, usize::from);
     let num_threads = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(default_threads);
-    let only: Vec<String> = arguments.collect();
-    let mut backend =
-        CpuBackend::new(CpuOptions { num_threads, isa: None }).expect("the CPU has what it detects");
+    let mut only: Vec<String> = arguments.collect();
+    let is_int16 = only.first().is_some_and(|first| first == "int16");
+    only.drain(..usize::from(is_int16));
+    let arithmetic = if is_int16 { Arithmetic::Int16 } else { Arithmetic::F32 };
+    let mut backend = CpuBackend::new(CpuOptions { num_threads, isa: None })
+        .expect("the CPU has what it detects")
+        .with_arithmetic(arithmetic);
     println!("{}", backend.describe());
     probe(num_threads);
     println!(

@@ -1,7 +1,7 @@
 //! Time of whole model steps, op by op: decode alone, decode of 32, prefill of 512, in the shape of SmolLM2-135M (30 layers,
 //! Q4_1, tied Q8_0 embedding) with weights of no meaning.
 //!
-//! `cargo run --profile ci -p pagoda-backend-cpu --example step_bench [threads] [start of a name]`
+//! `cargo run --profile ci -p pagoda-backend-cpu --example step_bench [threads] [start of a name] [int16]`
 //!
 //! Wall times are the best of many steps; CPU times are per thread and the mean of all.
 
@@ -13,7 +13,9 @@ use pagoda_backend::{
     HostMatrix, InputToken, KvLayout, Linear, PagedAttention, RmsNorm, RopeStoreKv, RopeTable, Sample,
     SampleRow, WeightFormat,
 };
-use pagoda_backend_cpu::{CpuBackend, CpuBatch, CpuKvCache, CpuOptions, CpuTensor, CpuVector, CpuWeight};
+use pagoda_backend_cpu::{
+    Arithmetic, CpuBackend, CpuBatch, CpuKvCache, CpuOptions, CpuTensor, CpuVector, CpuWeight,
+};
 
 const NUM_LAYERS: usize = 30;
 const HIDDEN: usize = 576;
@@ -55,7 +57,11 @@ struct Rows {
 fn main() {
     let default_threads = std::thread::available_parallelism().map_or(1, usize::from);
     let num_threads = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(default_threads);
-    let mut model = Model::new(CpuBackend::new(CpuOptions { num_threads, isa: None }).expect("threads"));
+    let is_int16 = std::env::args().nth(3).is_some_and(|word| word == "int16");
+    let arithmetic = if is_int16 { Arithmetic::Int16 } else { Arithmetic::F32 };
+    let mut model = Model::new(
+        CpuBackend::new(CpuOptions { num_threads, isa: None }).expect("threads").with_arithmetic(arithmetic),
+    );
     println!("{}", model.backend.describe());
     for (name, num_sequences, context_len, query_len) in [
         ("decode 1 at context 128", 1, 128, 1),

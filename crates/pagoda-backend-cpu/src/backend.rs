@@ -12,11 +12,13 @@ use crate::attention::{QueryChunk, cut};
 use crate::kernels::attention::{self, AttentionTask, paged_attention};
 use crate::kernels::elementwise::{GateTask, gated_activation};
 use crate::kernels::linear::{self, LinearTask, linear};
+use crate::kernels::linear_int16::{Int16Task, QuantizeTask, linear_int16, quantize};
 use crate::kernels::norm::{NormTask, rms_norm};
 use crate::kernels::rope::{RopeTask, rope_store_kv};
 use crate::kv::CpuKvCache;
 use crate::memory::Buffer;
-use crate::options::{CpuOptions, Isa};
+use crate::options::{Arithmetic, CpuOptions, Isa};
+
 use crate::pack::CpuWeight;
 use crate::pool::Pool;
 use crate::sampling::{self, SamplingScratch};
@@ -33,7 +35,10 @@ const MIN_CHUNK_ROWS: usize = 64;
 /// The CPU as a device.
 pub struct CpuBackend {
     isa: Isa,
+    arithmetic: Arithmetic,
     pool: Pool,
+    /// Activations of a linear op as int16; grows to the largest op.
+    quantized: Quantized,
     /// Kernel memory of each thread.
     scratch: PerThread<Buffer<f32>>,
     /// Sized at the first `sample`.
@@ -90,12 +95,19 @@ impl CpuBackend {
         let scratch_len = linear::SCRATCH_LEN.max(attention::SCRATCH_LEN);
         Ok(CpuBackend {
             isa,
+            arithmetic: Arithmetic::F32,
+            quantized: Quantized { codes: Buffer::zeroed(0, "int16")?, scales: Buffer::zeroed(0, "int16")? },
             pool: Pool::new(num_threads)?,
             scratch: PerThread::new(num_threads, || Buffer::zeroed(scratch_len, "kernel scratch"))?,
             sampling: PerThread::new(num_threads, || SamplingScratch::new(0))?,
             chunks: Vec::new(),
             last_samples: Vec::new(),
         })
+    }
+
+    /// Makes linear ops multiply by quantised weights in `arithmetic`; [`Arithmetic::F32`] before the call.
+    pub fn with_arithmetic(self, arithmetic: Arithmetic) -> Self {
+        CpuBackend { arithmetic, ..self }
     }
 
     /// The instruction set that the kernels run on.
@@ -143,12 +155,41 @@ impl CpuBackend {
         });
     }
 
+    /// Makes int16 activations of the rows of `x`.
+    fn quantize(&mut self, x: &CpuTensor, num_rows: usize) -> Result<(), BackendError> {
+        let (cols, isa) = (x.width, self.isa);
+        if self.quantized.codes.len() < num_rows * cols {
+            self.quantized = Quantized {
+                codes: Buffer::zeroed(num_rows * cols, "int16 activations")?,
+                scales: Buffer::zeroed(num_rows * cols / 16, "int16 activations")?,
+            };
+        }
+        let codes = Disjoint::new(&mut self.quantized.codes);
+        let scales = Disjoint::new(&mut self.quantized.scales);
+        let x = x.rows(num_rows);
+        self.for_rows(num_rows, cols, |first_row, num_rows| {
+            let first = first_row * cols;
+            let x = x[first..].as_ptr();
+            let task =
+                QuantizeTask { x, num_rows, cols, codes: codes.at(first), scales: scales.at(first / 16) };
+            // SAFETY: the CPU has `isa`; the buffers were just sized; the rows are in this task alone.
+            unsafe { quantize(isa, &task) };
+        });
+        Ok(())
+    }
+
     fn token(&self, input: InputToken) -> usize {
         match input {
             InputToken::Known(id) => id as usize,
             InputToken::LastSampled(row) => self.last_samples[row as usize] as usize,
         }
     }
+}
+
+/// Int16 activations, see `kernels::linear_int16`.
+struct Quantized {
+    codes: Buffer<i16>,
+    scales: Buffer<f32>,
 }
 
 /// What the two norm ops share.
@@ -169,7 +210,8 @@ impl Backend for CpuBackend {
 
     fn describe(&self) -> String {
         let num_threads = self.pool.num_threads();
-        format!("CPU, {}, {num_threads} thread{}", self.isa, if num_threads == 1 { "" } else { "s" })
+        let plural = if num_threads == 1 { "" } else { "s" };
+        format!("CPU, {}, {} arithmetic, {num_threads} thread{plural}", self.isa, self.arithmetic)
     }
 
     fn kv_element_bytes(&self) -> usize {
@@ -277,20 +319,29 @@ impl Backend for CpuBackend {
         let num_chunks = num_rows.div_ceil(rows_per_chunk);
         let (x, out) = (ReadOnly(op.x.rows(num_rows).as_ptr()), Disjoint::new(op.out.rows_mut(num_rows)));
         let bias = ReadOnly(op.bias.map_or(std::ptr::null(), |bias| bias.0.as_ptr()));
-        let (isa, scratch) = (self.isa, &self.scratch);
+        let is_int16 = self.arithmetic == Arithmetic::Int16 && weight.is_quantized();
+        if is_int16 {
+            self.quantize(op.x, num_rows)?;
+        }
+        let (isa, scratch, quantized) = (self.isa, &self.scratch, &self.quantized);
         self.pool.run(num_groups * num_chunks, &|index, thread| {
             let first_row = index / num_groups * rows_per_chunk;
             let first = index % num_groups * panels_per_task;
-            let task = LinearTask {
-                x: x.get().wrapping_add(first_row * weight.cols),
-                num_rows: rows_per_chunk.min(num_rows - first_row),
-                weight,
-                panels: first..num_panels.min(first + panels_per_task),
-                bias: bias.get(),
-                out: out.at(first_row * weight.rows),
-                // SAFETY: this task's thread, one reference.
-                scratch: unsafe { scratch.get(thread) }.as_mut_ptr(),
-            };
+            let panels = first..num_panels.min(first + panels_per_task);
+            let num_rows = rows_per_chunk.min(num_rows - first_row);
+            let (bias, out) = (bias.get(), out.at(first_row * weight.rows));
+            // SAFETY: this task's thread, one reference.
+            let scratch = unsafe { scratch.get(thread) }.as_mut_ptr();
+            if is_int16 {
+                let codes = quantized.codes[first_row * weight.cols..].as_ptr();
+                let scales = quantized.scales[first_row * weight.cols / 16..].as_ptr();
+                let task = Int16Task { codes, scales, num_rows, weight, panels, bias, out, scratch };
+                // SAFETY: the CPU has `isa`; shapes were checked; the outputs of rows and panels belong to one task.
+                unsafe { linear_int16(isa, &task) };
+                return;
+            }
+            let x = x.get().wrapping_add(first_row * weight.cols);
+            let task = LinearTask { x, num_rows, weight, panels, bias, out, scratch };
             // SAFETY: the CPU has `isa`; shapes were checked; the outputs of rows and panels belong to one task.
             unsafe { linear(isa, &task) };
         });

@@ -22,5 +22,5 @@ mod simd;
 
 pub use backend::{CpuBackend, CpuBatch, CpuPending, CpuTensor, CpuVector};
 pub use kv::CpuKvCache;
-pub use options::{CpuOptions, Isa};
+pub use options::{Arithmetic, CpuOptions, Isa};
 pub use pack::CpuWeight;

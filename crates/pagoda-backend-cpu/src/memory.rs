@@ -12,8 +12,8 @@ use pagoda_backend::BackendError;
 /// Numbers that are valid as all zero bits.
 pub(crate) trait Zeroable: Copy + Send + Sync + 'static {}
 impl Zeroable for f32 {}
+impl Zeroable for i16 {}
 impl Zeroable for u8 {}
-impl Zeroable for u32 {}
 
 const ALIGNMENT: usize = 64;
 /// From here on a buffer is mapped by itself; also the size and alignment of a huge page.

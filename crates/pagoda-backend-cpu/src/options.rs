@@ -11,6 +11,25 @@ pub struct CpuOptions {
     pub isa: Option<Isa>,
 }
 
+/// How linear ops multiply by quantised weights, see [`crate::CpuBackend::with_arithmetic`]. Float weights and all other ops are f32 either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// f32 activations.
+    #[default]
+    F32,
+    /// int16 activations with a scale per 32, exact integer products: faster, not the same bits as [`Arithmetic::F32`].
+    Int16,
+}
+
+impl fmt::Display for Arithmetic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Arithmetic::F32 => "f32",
+            Arithmetic::Int16 => "int16",
+        })
+    }
+}
+
 /// An instruction set that the kernels are built for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {

@@ -83,6 +83,11 @@ impl CpuWeight {
         self.cols
     }
 
+    /// Whether every panel holds integer codes.
+    pub(crate) fn is_quantized(&self) -> bool {
+        self.panels.iter().all(|panel| panel.format.block_len() == BLOCK)
+    }
+
     /// Writes one row as f32, the same numbers that the products use.
     pub(crate) fn unpack_row(&self, row: usize, out: &mut [f32]) {
         let panel = self.panels[self.panels.partition_point(|panel| panel.first_row <= row) - 1];

@@ -7,11 +7,11 @@ use pagoda_backend::{
     Activation, Backend, BatchMetadata, GatedActivation, HeadLayout, InputToken, KvLayout, Linear,
     PagedAttention, RmsNorm, RopeStoreKv, RopeTable, WeightFormat,
 };
-use pagoda_backend_cpu::{CpuBackend, Isa};
-use support::{Random, backend, bits, instruction_sets, matrix, poisoned, tensor, values};
+use pagoda_backend_cpu::{Arithmetic, CpuBackend, CpuWeight, Isa};
+use support::{Random, backend, backend_with, bits, instruction_sets, matrix, poisoned, tensor, values};
 
 /// The outputs of rows `range` of `x`, computed in one call.
-fn linear(backend: &mut CpuBackend, weight: &pagoda_backend_cpu::CpuWeight, x: &[f32]) -> Vec<u32> {
+fn linear(backend: &mut CpuBackend, weight: &CpuWeight, x: &[f32]) -> Vec<u32> {
     let num_rows = x.len() / weight.cols();
     let x = tensor(backend, x, weight.cols(), 0);
     let mut out = poisoned(backend, num_rows, weight.rows());
@@ -23,26 +23,40 @@ fn linear(backend: &mut CpuBackend, weight: &pagoda_backend_cpu::CpuWeight, x: &
 fn a_linear_row_is_the_same_alone_and_among_others() {
     let mut random = Random(21);
     for isa in instruction_sets() {
-        let mut backends: Vec<_> = (1..=3).map(|num_threads| backend(isa, num_threads)).collect();
-        for format in WeightFormat::ALL {
-            for (rows, cols) in [(37, 64), (80, 288), (48, 1536)] {
-                let host = [matrix(&mut random, rows, cols, format)];
-                let weight = backends[0].pack_weight(&host).unwrap();
-                let x = random.numbers(200 * cols);
-                let together = linear(&mut backends[0], &weight, &x);
-                for (threads, backend) in (1..).zip(&mut backends) {
-                    assert_eq!(linear(backend, &weight, &x), together, "{isa} {format}, {threads} threads");
-                    for num_rows in [1, 2, 3, 5, 7, 12, 32, 65, 130] {
-                        let first = random.below(200 - num_rows + 1);
-                        let part = linear(backend, &weight, &x[first * cols..(first + num_rows) * cols]);
-                        assert_eq!(
-                            part,
-                            together[first * rows..(first + num_rows) * rows],
-                            "{isa} {format} {rows} x {cols}: rows {first}.. of {num_rows}, {threads} threads"
-                        );
-                    }
+        for arithmetic in [Arithmetic::F32, Arithmetic::Int16] {
+            let mut backends: Vec<_> =
+                (1..=3).map(|threads| backend_with(isa, threads, arithmetic)).collect();
+            for format in WeightFormat::ALL {
+                for (rows, cols) in [(37, 64), (80, 288), (48, 1536)] {
+                    let host = [matrix(&mut random, rows, cols, format)];
+                    let weight = backends[0].pack_weight(&host).unwrap();
+                    check_row_subsets(
+                        &mut backends,
+                        &weight,
+                        &mut random,
+                        &format!("{isa} {arithmetic} {format}"),
+                    );
                 }
             }
+        }
+    }
+}
+
+/// 200 rows at once on one thread, then some of them in calls of every kind of size on 1 to 3 threads.
+fn check_row_subsets(backends: &mut [CpuBackend], weight: &CpuWeight, random: &mut Random, what: &str) {
+    let (rows, cols) = (weight.rows(), weight.cols());
+    let x = random.numbers(200 * cols);
+    let together = linear(&mut backends[0], weight, &x);
+    for (threads, backend) in (1..).zip(backends) {
+        assert_eq!(linear(backend, weight, &x), together, "{what}, {threads} threads");
+        for num_rows in [1, 2, 3, 4, 5, 7, 12, 32, 65, 130] {
+            let first = random.below(200 - num_rows + 1);
+            let part = linear(backend, weight, &x[first * cols..(first + num_rows) * cols]);
+            assert_eq!(
+                part,
+                together[first * rows..(first + num_rows) * rows],
+                "{what} {rows} x {cols}: rows {first}.. of {num_rows}, {threads} threads"
+            );
         }
     }
 }

@@ -7,48 +7,78 @@ use pagoda_backend::{
     HeadLayout, InputToken, KvLayout, Linear, PagedAttention, QkNorm, RmsNorm, RopeStoreKv, RopeTable,
     WeightFormat,
 };
-use pagoda_backend_cpu::{CpuBackend, reference};
+use pagoda_backend_cpu::{Arithmetic, CpuBackend, reference};
 use support::{
-    Random, assert_close, backend, batch, instruction_sets, matrix, poisoned, relative_l2, tensor, values,
+    Random, assert_close, backend, backend_with, batch, instruction_sets, matrix, poisoned, relative_l2,
+    tensor, values,
 };
 
 #[test]
 fn linear_matches_for_every_format_and_shape() {
-    let mut random = Random(1);
     for isa in instruction_sets() {
-        let mut backend = backend(isa, 2);
-        for case in 0..240 {
-            let seed = random.0;
-            let format = WeightFormat::ALL[case % 6];
-            let cols = if format.block_len() == 1 {
-                random.pick(&[1, 31, 32, 37, 255, 256, 257, 600])
-            } else {
-                random.pick(&[32, 64, 96, 256, 288, 576])
-            };
-            let num_rows = random.pick(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 17, 33]);
-            let part_rows =
-                [random.pick(&[1, 15, 16, 17, 40]), random.pick(&[0, 16, 31]), random.pick(&[0, 48])];
-            let parts = part_rows.map(|rows| matrix(&mut random, rows, cols, format));
-            let rows = part_rows.iter().sum();
-            let bias = random.numbers(rows);
-            let x = random.numbers(num_rows * cols);
-            let dense: Vec<f32> = parts.iter().flat_map(reference::dequantize).collect();
-            let has_bias = case % 4 < 2;
-            let expected = reference::linear(&x, &dense, cols, has_bias.then_some(&bias[..]));
+        check_linear(&mut backend(isa, 2), 2e-6, &format!("{isa}"));
+    }
+}
 
-            let weight = backend.pack_weight(&parts).unwrap();
-            let bias = backend.upload_vector(&bias).unwrap();
-            let x = tensor(&mut backend, &x, cols, 0);
-            let mut out = poisoned(&mut backend, num_rows + 1, rows);
-            let bias = has_bias.then_some(&bias);
-            backend.linear(Linear { x: &x, weight: &weight, bias, num_rows, out: &mut out }).unwrap();
-            let what = format!("{isa} {format} {num_rows} x {cols} -> {part_rows:?}, seed {seed}");
-            assert_close(&values(&out, num_rows), &expected, 2e-6, &what);
-            assert!(
-                out.row(num_rows).iter().all(|value| value.is_nan()),
-                "{what}: wrote behind the last row"
-            );
+/// Int16 activations are within 2^-16 of the largest of their block of 32.
+#[test]
+fn linear_with_int16_activations_matches_nearly_as_well() {
+    for isa in instruction_sets() {
+        check_linear(&mut backend_with(isa, 2, Arithmetic::Int16), 4e-5, &format!("{isa} int16"));
+    }
+}
+
+#[test]
+fn int16_activations_keep_zeros_and_do_not_hide_what_is_not_finite() {
+    let mut random = Random(10);
+    for isa in instruction_sets() {
+        let mut backend = backend_with(isa, 1, Arithmetic::Int16);
+        let weight = backend.pack_weight(&[matrix(&mut random, 20, 64, WeightFormat::Q8_0)]).unwrap();
+        for poison in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x = random.numbers(3 * 64);
+            x[..64].fill(0.0);
+            x[64 + 40] = poison;
+            let x = tensor(&mut backend, &x, 64, 0);
+            let mut out = poisoned(&mut backend, 3, 20);
+            backend
+                .linear(Linear { x: &x, weight: &weight, bias: None, num_rows: 3, out: &mut out })
+                .unwrap();
+            assert!(out.row(0).iter().all(|&value| value == 0.0), "{isa} {poison}");
+            assert!(out.row(1).iter().all(|value| value.is_nan()), "{isa} {poison}");
+            assert!(out.row(2).iter().all(|value| value.is_finite()), "{isa} {poison}");
         }
+    }
+}
+
+fn check_linear(backend: &mut CpuBackend, limit: f64, name: &str) {
+    let mut random = Random(1);
+    for case in 0..240 {
+        let seed = random.0;
+        let format = WeightFormat::ALL[case % 6];
+        let cols = if format.block_len() == 1 {
+            random.pick(&[1, 31, 32, 37, 255, 256, 257, 600])
+        } else {
+            random.pick(&[32, 64, 96, 256, 288, 576])
+        };
+        let num_rows = random.pick(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 17, 33]);
+        let part_rows = [random.pick(&[1, 15, 16, 17, 40]), random.pick(&[0, 16, 31]), random.pick(&[0, 48])];
+        let parts = part_rows.map(|rows| matrix(&mut random, rows, cols, format));
+        let rows = part_rows.iter().sum();
+        let bias = random.numbers(rows);
+        let x = random.numbers(num_rows * cols);
+        let dense: Vec<f32> = parts.iter().flat_map(reference::dequantize).collect();
+        let has_bias = case % 4 < 2;
+        let expected = reference::linear(&x, &dense, cols, has_bias.then_some(&bias[..]));
+
+        let weight = backend.pack_weight(&parts).expect("shapes fit");
+        let bias = backend.upload_vector(&bias).expect("shapes fit");
+        let x = tensor(backend, &x, cols, 0);
+        let mut out = poisoned(backend, num_rows + 1, rows);
+        let bias = has_bias.then_some(&bias);
+        backend.linear(Linear { x: &x, weight: &weight, bias, num_rows, out: &mut out }).expect("shapes fit");
+        let what = format!("{name} {format} {num_rows} x {cols} -> {part_rows:?}, seed {seed}");
+        assert_close(&values(&out, num_rows), &expected, limit, &what);
+        assert!(out.row(num_rows).iter().all(|value| value.is_nan()), "{what}: wrote behind the last row");
     }
 }
 

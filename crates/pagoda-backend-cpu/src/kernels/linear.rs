@@ -275,7 +275,7 @@ unsafe fn register_tile<S: Simd, const ROWS: usize, const PANELS: usize>(
 
 /// Where the sixteen outputs of a panel go.
 #[derive(Clone, Copy)]
-struct Output {
+pub(super) struct Output {
     first: *mut f32,
     stride: usize,
     count: usize,
@@ -285,32 +285,32 @@ struct Output {
 impl Output {
     #[inline(always)]
     fn new(task: &LinearTask<'_>, panel: Panel) -> Self {
-        let bias =
-            if task.bias.is_null() { std::ptr::null() } else { task.bias.wrapping_add(panel.first_row) };
-        Output {
-            first: task.out.wrapping_add(panel.first_row),
-            stride: task.weight.rows,
-            count: panel.num_rows,
-            bias,
-        }
+        Self::at(task.out, task.weight.rows, task.bias, panel)
+    }
+
+    /// In `out`, `[num_rows, stride]`, with a bias of `stride` numbers or null.
+    #[inline(always)]
+    pub(super) fn at(out: *mut f32, stride: usize, bias: *const f32, panel: Panel) -> Self {
+        let bias = if bias.is_null() { bias } else { bias.wrapping_add(panel.first_row) };
+        Output { first: out.wrapping_add(panel.first_row), stride, count: panel.num_rows, bias }
     }
 
     #[inline(always)]
-    unsafe fn load<S: Simd>(&self, row: usize) -> S::V {
+    pub(super) unsafe fn load<S: Simd>(&self, row: usize) -> S::V {
         let from = self.first.wrapping_add(row * self.stride);
         // SAFETY: `count` outputs of the row are there.
         unsafe { S::load_first(from, self.count) }
     }
 
     #[inline(always)]
-    unsafe fn store<S: Simd>(&self, row: usize, v: S::V) {
+    pub(super) unsafe fn store<S: Simd>(&self, row: usize, v: S::V) {
         let to = self.first.wrapping_add(row * self.stride);
         // SAFETY: `count` outputs of the row are there.
         unsafe { S::store_first(to, v, self.count) }
     }
 
     #[inline(always)]
-    unsafe fn add_bias<S: Simd>(&self, sum: S::V) -> S::V {
+    pub(super) unsafe fn add_bias<S: Simd>(&self, sum: S::V) -> S::V {
         if self.bias.is_null() {
             return sum;
         }

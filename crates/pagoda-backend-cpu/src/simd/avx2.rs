@@ -12,6 +12,10 @@ pub(crate) struct Avx2;
 #[derive(Clone, Copy)]
 pub(crate) struct Pair(__m256, __m256);
 
+/// Lanes 0..8 and 8..16.
+#[derive(Clone, Copy)]
+pub(crate) struct IntPair(__m256i, __m256i);
+
 /// Eight set lanes, then eight clear ones: a load at `8 - count` gives a mask of the first `count` lanes.
 static MASKS: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
 
@@ -41,6 +45,25 @@ unsafe fn power_of_two(v: __m256) -> __m256 {
     }
 }
 
+#[inline(always)]
+unsafe fn nibble_pairs(bytes: i64) -> __m256i {
+    // SAFETY: arithmetic on registers.
+    unsafe {
+        let wide = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(bytes));
+        let both = _mm256_or_si256(wide, _mm256_slli_epi32::<12>(wide));
+        _mm256_and_si256(both, _mm256_set1_epi32(0x000f_000f))
+    }
+}
+
+#[inline(always)]
+unsafe fn i8_pairs(first: i64, second: i64) -> __m256i {
+    // SAFETY: arithmetic on registers.
+    unsafe {
+        let pairs = _mm_unpacklo_epi8(_mm_cvtsi64_si128(first), _mm_cvtsi64_si128(second));
+        _mm256_cvtepi8_epi16(pairs)
+    }
+}
+
 macro_rules! both {
     ($intrinsic:ident, $($v:expr),+) => {
         // SAFETY: arithmetic on registers; the caller has AVX2 and FMA.
@@ -50,6 +73,7 @@ macro_rules! both {
 
 impl Simd for Avx2 {
     type V = Pair;
+    type I = IntPair;
     const TILE_ROWS: usize = 6;
     const HAS_WIDE_TILE: bool = false;
     const HAS_MANY_REGISTERS: bool = true;
@@ -212,6 +236,62 @@ impl Simd for Avx2 {
                     _mm256_cvtepi32_ps(_mm256_srli_epi32::<4>(second)),
                 ),
             )
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_nibble_pairs(from: *const u8) -> IntPair {
+        // SAFETY: the caller's pointer has 16 bytes.
+        unsafe { IntPair(nibble_pairs(read(from)), nibble_pairs(read(from.wrapping_add(8)))) }
+    }
+    #[inline(always)]
+    unsafe fn load_i8_pairs(first: *const u8, second: *const u8) -> IntPair {
+        // SAFETY: the caller's pointers have 16 bytes each.
+        unsafe {
+            IntPair(
+                i8_pairs(read(first), read(second)),
+                i8_pairs(read(first.wrapping_add(8)), read(second.wrapping_add(8))),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_i32(from: *const i32) -> IntPair {
+        // SAFETY: the caller's pointer has 16 lanes.
+        unsafe { IntPair(read(from), read(from.wrapping_add(8))) }
+    }
+    #[inline(always)]
+    unsafe fn store_i32(to: *mut i32, v: IntPair) {
+        // SAFETY: the caller's pointer has 16 lanes.
+        unsafe {
+            write(to, v.0);
+            write(to.wrapping_add(8), v.1);
+        }
+    }
+    #[inline(always)]
+    unsafe fn splat_i32(value: i32) -> IntPair {
+        // SAFETY: arithmetic on registers.
+        unsafe { IntPair(_mm256_set1_epi32(value), _mm256_set1_epi32(value)) }
+    }
+    #[inline(always)]
+    unsafe fn add_products(sum: IntPair, a: IntPair, b: IntPair) -> IntPair {
+        // SAFETY: arithmetic on registers.
+        unsafe {
+            IntPair(
+                _mm256_add_epi32(sum.0, _mm256_madd_epi16(a.0, b.0)),
+                _mm256_add_epi32(sum.1, _mm256_madd_epi16(a.1, b.1)),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn to_f32(v: IntPair) -> Pair {
+        // SAFETY: arithmetic on registers.
+        unsafe { Pair(_mm256_cvtepi32_ps(v.0), _mm256_cvtepi32_ps(v.1)) }
+    }
+    #[inline(always)]
+    unsafe fn store_i16(to: *mut i16, v: Pair) {
+        // SAFETY: the caller's pointer has 16 lanes.
+        unsafe {
+            let packed = _mm256_packs_epi32(_mm256_cvtps_epi32(v.0), _mm256_cvtps_epi32(v.1));
+            write(to, _mm256_permute4x64_epi64::<0b11_01_10_00>(packed));
         }
     }
 }

@@ -15,6 +15,7 @@ fn mask_of_first(count: usize) -> __mmask16 {
 
 impl Simd for Avx512 {
     type V = __m512;
+    type I = __m512i;
     const TILE_ROWS: usize = 8;
     const HAS_WIDE_TILE: bool = true;
     const HAS_MANY_REGISTERS: bool = true;
@@ -137,5 +138,54 @@ impl Simd for Avx512 {
                 _mm512_cvtepi32_ps(_mm512_srli_epi32::<4>(bytes)),
             )
         }
+    }
+    #[inline(always)]
+    unsafe fn load_nibble_pairs(from: *const u8) -> __m512i {
+        // SAFETY: the caller's pointer has 16 bytes.
+        unsafe {
+            let wide = _mm512_cvtepu8_epi32(read(from));
+            let both = _mm512_or_si512(wide, _mm512_slli_epi32::<12>(wide));
+            _mm512_and_si512(both, _mm512_set1_epi32(0x000f_000f))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_i8_pairs(first: *const u8, second: *const u8) -> __m512i {
+        // SAFETY: the caller's pointers have 16 bytes each.
+        unsafe {
+            let (first, second): (__m128i, __m128i) = (read(first), read(second));
+            let low = _mm256_castsi128_si256(_mm_unpacklo_epi8(first, second));
+            let pairs = _mm256_inserti128_si256::<1>(low, _mm_unpackhi_epi8(first, second));
+            _mm512_cvtepi8_epi16(pairs)
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_i32(from: *const i32) -> __m512i {
+        // SAFETY: the caller's pointer has 16 lanes.
+        unsafe { read(from) }
+    }
+    #[inline(always)]
+    unsafe fn store_i32(to: *mut i32, v: __m512i) {
+        // SAFETY: the caller's pointer has 16 lanes.
+        unsafe { write(to, v) }
+    }
+    #[inline(always)]
+    unsafe fn splat_i32(value: i32) -> __m512i {
+        // SAFETY: arithmetic on registers.
+        unsafe { _mm512_set1_epi32(value) }
+    }
+    #[inline(always)]
+    unsafe fn add_products(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: arithmetic on registers.
+        unsafe { _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)) }
+    }
+    #[inline(always)]
+    unsafe fn to_f32(v: __m512i) -> __m512 {
+        // SAFETY: arithmetic on registers.
+        unsafe { _mm512_cvtepi32_ps(v) }
+    }
+    #[inline(always)]
+    unsafe fn store_i16(to: *mut i16, v: __m512) {
+        // SAFETY: the caller's pointer has 16 lanes.
+        unsafe { write(to, _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(v))) }
     }
 }

@@ -41,7 +41,7 @@ unsafe fn read<T: Copy, U>(from: *const U) -> T {
 /// # Safety
 /// `to` is valid for writing a `T`.
 #[inline(always)]
-unsafe fn write<T: Copy>(to: *mut f32, value: T) {
+unsafe fn write<T: Copy, U>(to: *mut U, value: T) {
     // SAFETY: the caller's promise; a packed struct needs no alignment.
     unsafe { to.cast::<Unaligned<T>>().write(Unaligned(value)) }
 }
@@ -53,6 +53,8 @@ unsafe fn write<T: Copy>(to: *mut f32, value: T) {
 pub(crate) trait Simd: Copy + 'static {
     /// Sixteen f32.
     type V: Copy;
+    /// Sixteen i32, or sixteen pairs of i16.
+    type I: Copy;
     /// Rows of the register tile of a matrix product.
     const TILE_ROWS: usize;
     /// Whether the register tile of a matrix product is two vectors wide.
@@ -99,6 +101,19 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn load_i8(from: *const u8) -> Self::V;
     /// The low and the high nibbles of 16 bytes.
     unsafe fn load_nibbles(from: *const u8) -> (Self::V, Self::V);
+
+    /// Sixteen pairs of (low nibble, high nibble) of 16 bytes.
+    unsafe fn load_nibble_pairs(from: *const u8) -> Self::I;
+    /// Sixteen pairs of signed bytes, the first of each from `first`.
+    unsafe fn load_i8_pairs(first: *const u8, second: *const u8) -> Self::I;
+    unsafe fn load_i32(from: *const i32) -> Self::I;
+    unsafe fn store_i32(to: *mut i32, v: Self::I);
+    unsafe fn splat_i32(value: i32) -> Self::I;
+    /// `sum + a.0 * b.0 + a.1 * b.1` of pairs of i16.
+    unsafe fn add_products(sum: Self::I, a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn to_f32(v: Self::I) -> Self::V;
+    /// Whole numbers within i16 as 16 i16.
+    unsafe fn store_i16(to: *mut i16, v: Self::V);
 }
 
 /// `match`es a tile's height from 1 to `S::TILE_ROWS`: `$with!(rows)` for the taller ones, `$with!(low rows)` for 1 to 3.

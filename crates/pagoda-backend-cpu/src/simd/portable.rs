@@ -31,6 +31,7 @@ fn lanes(f: impl Fn(usize) -> f32) -> V {
 // SAFETY (all functions): unaligned reads and writes of exactly the lanes that the trait names.
 impl Simd for Portable {
     type V = V;
+    type I = [i32; LANES];
     const TILE_ROWS: usize = 2;
     const HAS_WIDE_TILE: bool = false;
     const HAS_MANY_REGISTERS: bool = false;
@@ -139,5 +140,48 @@ impl Simd for Portable {
         // SAFETY: see above.
         let bytes: [u8; LANES] = unsafe { read(from) };
         (lanes(|lane| f32::from(bytes[lane] & 15)), lanes(|lane| f32::from(bytes[lane] >> 4)))
+    }
+    #[inline(always)]
+    unsafe fn load_nibble_pairs(from: *const u8) -> [i32; LANES] {
+        // SAFETY: see above.
+        let bytes: [u8; LANES] = unsafe { read(from) };
+        bytes.map(|byte| i32::from(byte & 15) | i32::from(byte >> 4) << 16)
+    }
+    #[inline(always)]
+    unsafe fn load_i8_pairs(first: *const u8, second: *const u8) -> [i32; LANES] {
+        // SAFETY: see above.
+        let (first, second): ([i8; LANES], [i8; LANES]) = unsafe { (read(first), read(second)) };
+        std::array::from_fn(|lane| i32::from(first[lane]) & 0xffff | i32::from(second[lane]) << 16)
+    }
+    #[inline(always)]
+    unsafe fn load_i32(from: *const i32) -> [i32; LANES] {
+        // SAFETY: see above.
+        unsafe { read(from) }
+    }
+    #[inline(always)]
+    unsafe fn store_i32(to: *mut i32, v: [i32; LANES]) {
+        // SAFETY: see above.
+        unsafe { write(to, v) }
+    }
+    #[inline(always)]
+    unsafe fn splat_i32(value: i32) -> [i32; LANES] {
+        [value; LANES]
+    }
+    #[inline(always)]
+    unsafe fn add_products(sum: [i32; LANES], a: [i32; LANES], b: [i32; LANES]) -> [i32; LANES] {
+        let product = |a: i32, b: i32| i32::from(a as i16).wrapping_mul(i32::from(b as i16));
+        std::array::from_fn(|lane| {
+            let products = product(a[lane], b[lane]).wrapping_add(product(a[lane] >> 16, b[lane] >> 16));
+            sum[lane].wrapping_add(products)
+        })
+    }
+    #[inline(always)]
+    unsafe fn to_f32(v: [i32; LANES]) -> V {
+        lanes(|lane| v[lane] as f32)
+    }
+    #[inline(always)]
+    unsafe fn store_i16(to: *mut i16, v: V) {
+        // SAFETY: see above.
+        unsafe { write(to, v.map(|value| value as i16)) }
     }
 }

@@ -3,7 +3,7 @@
 
 use half::{bf16, f16};
 use pagoda_backend::{Backend, BatchMetadata, HostMatrix, InputToken, KvLayout, WeightFormat};
-use pagoda_backend_cpu::{CpuBackend, CpuOptions, CpuTensor, Isa};
+use pagoda_backend_cpu::{Arithmetic, CpuBackend, CpuOptions, CpuTensor, Isa};
 
 /// SplitMix64.
 pub(crate) struct Random(pub(crate) u64);
@@ -43,7 +43,12 @@ pub(crate) fn instruction_sets() -> Vec<Isa> {
 }
 
 pub(crate) fn backend(isa: Isa, num_threads: usize) -> CpuBackend {
-    CpuBackend::new(CpuOptions { num_threads, isa: Some(isa) }).expect("memory and threads")
+    backend_with(isa, num_threads, Arithmetic::F32)
+}
+
+pub(crate) fn backend_with(isa: Isa, num_threads: usize, arithmetic: Arithmetic) -> CpuBackend {
+    let options = CpuOptions { num_threads, isa: Some(isa) };
+    CpuBackend::new(options).expect("memory and threads").with_arithmetic(arithmetic)
 }
 
 /// A tensor with these rows, and `spare` rows of NaN behind them.

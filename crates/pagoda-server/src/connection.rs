@@ -12,11 +12,11 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use hyper::body::{Frame, Incoming, SizeHint};
-use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -108,7 +108,7 @@ pub(crate) async fn serve(
 ) {
     prepare(&stream, limits.peer_timeout);
     let activity = SharedActivity::new();
-    let io = TimedIo { inner: TokioIo::new(stream), activity: activity.clone() };
+    let io = TokioIo::new(TimedSocket { inner: stream, activity: activity.clone() });
     let for_service = activity.clone();
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let activity = for_service.clone();
@@ -152,7 +152,8 @@ pub(crate) async fn serve(
                 timer.as_mut().reset(deadline);
             }
             ready!(timer.as_mut().poll(context));
-            activity.lock().is_cut = true;
+            let is_cut = activity.is_answering();
+            activity.lock().is_cut = is_cut;
             return Poll::Ready(());
         }
         Poll::Pending
@@ -178,12 +179,12 @@ fn prepare(stream: &TcpStream, peer_timeout: Duration) {
 }
 
 /// A socket that notes what moves.
-struct TimedIo {
-    inner: TokioIo<TcpStream>,
+struct TimedSocket {
+    inner: TcpStream,
     activity: SharedActivity,
 }
 
-impl TimedIo {
+impl TimedSocket {
     fn noted<T>(&self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         let mut activity = self.activity.lock();
         match &written {
@@ -196,23 +197,15 @@ impl TimedIo {
     }
 }
 
-impl Read for TimedIo {
+impl AsyncRead for TimedSocket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-        mut buffer: ReadBufCursor<'_>,
+        buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.remaining();
-        // A second cursor over the same buffer would hide how much was read.
-        let result = {
-            let mut chunk = [0; 8 * 1024];
-            let len = chunk.len().min(before);
-            let mut chunk = hyper::rt::ReadBuf::new(&mut chunk[..len]);
-            let result = Pin::new(&mut self.inner).poll_read(context, chunk.unfilled());
-            buffer.put_slice(chunk.filled());
-            result
-        };
-        if buffer.remaining() < before {
+        let before = buffer.filled().len();
+        let result = Pin::new(&mut self.inner).poll_read(context, buffer);
+        if buffer.filled().len() > before {
             let phase = self.activity.lock().phase;
             if matches!(phase, Phase::FirstByte | Phase::Idle) {
                 self.activity.enter(Phase::Head);
@@ -222,7 +215,7 @@ impl Read for TimedIo {
     }
 }
 
-impl Write for TimedIo {
+impl AsyncWrite for TimedSocket {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -254,11 +247,11 @@ impl Write for TimedIo {
     }
 }
 
-impl Drop for TimedIo {
+impl Drop for TimedSocket {
     fn drop(&mut self) {
         if self.activity.lock().is_cut {
             // A reset: an answer that was cut must not look like one that ended.
-            let _ = SockRef::from(self.inner.inner()).set_linger(Some(Duration::ZERO));
+            let _ = SockRef::from(&self.inner).set_linger(Some(Duration::ZERO));
         }
     }
 }

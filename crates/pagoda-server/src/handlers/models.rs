@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde::Serialize;
 
@@ -48,9 +49,11 @@ pub(crate) async fn list(State(state): State<Arc<ServerState>>) -> Result<Json<M
 
 pub(crate) async fn one(
     State(state): State<Arc<ServerState>>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<ModelCard>, ApiError> {
     let model = state.serving_model()?;
+    // A name that is not UTF-8 is no name of ours.
+    let Path(name) = name.map_err(|_not_text| ApiError::UnknownModel)?;
     state.check_model_name(Some(&name))?;
     Ok(Json(card(&name, &state, &model)))
 }

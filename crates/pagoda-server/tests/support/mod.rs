@@ -1,0 +1,386 @@
+//! A whole server on loopback whose model is an executor that remembers tokens, and a client that speaks HTTP by hand.
+#![allow(dead_code, unreachable_pub, reason = "every test file is a crate that uses its own part of it")]
+
+use std::net::SocketAddr;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use pagoda_engine::{EngineConfig, EngineHandle, StepPlan};
+use pagoda_server::{DrainReport, LoadedModel, SamplingDefaults, Server, ServerConfig, TokenPayload};
+use pagoda_testkit::{
+    FaultPlan, HashSource, SampleContext, ScriptSource, TokenMemoryConfig, TokenMemoryExecutor, TokenSource,
+};
+use pagoda_text::{ChatTemplate, SpecialTokens, Tokenizer, TokenizerSource};
+use serde_json::{Map, Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// Longer than anything here may take.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+/// The name under which the model is served; ids of hubs have a slash.
+pub const MODEL: &str = "org/tiny";
+pub const ALIAS: &str = "gpt-4o-mini";
+/// Ends an answer.
+pub const END: u32 = 258;
+pub const VOCAB_SIZE: usize = 259;
+
+const TEMPLATE: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n\
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+static TOKENIZER: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| Arc::new(byte_tokenizer()));
+
+pub fn tokenizer() -> Arc<Tokenizer> {
+    Arc::clone(&TOKENIZER)
+}
+
+/// One token per byte, with the byte as its id, and three control tokens behind them.
+fn byte_tokenizer() -> Tokenizer {
+    let mut vocab = Map::new();
+    let mut num_shifted = 0;
+    for byte in 0..=255u32 {
+        let is_itself = matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+        let code = if is_itself { byte } else { 0x100 + num_shifted };
+        num_shifted += u32::from(!is_itself);
+        vocab.insert(char::from_u32(code).unwrap().to_string(), byte.into());
+    }
+    let specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
+    let added: Vec<Value> = (256..)
+        .zip(specials)
+        .map(|(id, content): (u32, _)| {
+            json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true})
+        })
+        .collect();
+    let byte_level =
+        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+    let file = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
+        "pre_tokenizer": byte_level, "post_processor": null, "decoder": byte_level,
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": []},
+    });
+    Tokenizer::new(TokenizerSource::Json(serde_json::to_vec(&file).unwrap())).unwrap()
+}
+
+/// What a test's server is made of.
+pub struct Setup {
+    pub config: ServerConfig,
+    pub engine: EngineConfig,
+    pub source: Box<dyn FnMut(SampleContext<'_>) -> u32 + Send>,
+    pub delay: Duration,
+    pub faults: FaultPlan,
+}
+
+impl Setup {
+    /// The model says `text`, then ends.
+    pub fn saying(text: &str) -> Self {
+        let mut script: Vec<u32> = text.bytes().map(u32::from).collect();
+        script.push(END);
+        Setup::from(ScriptSource(script))
+    }
+
+    /// The model's answer depends on everything before it, the seed and the choice; it ends by length.
+    pub fn hashing() -> Self {
+        Setup::from(HashSource)
+    }
+
+    fn from(mut source: impl TokenSource + 'static) -> Self {
+        Setup {
+            config: ServerConfig::new(vec![MODEL.into(), ALIAS.into()]),
+            engine: EngineConfig {
+                block_size: 4,
+                num_blocks: 512,
+                max_num_seqs: 32,
+                max_num_batched_tokens: 256,
+                max_model_len: 512,
+                max_queued_requests: 4096,
+                watermark_blocks: 2,
+                ..EngineConfig::default()
+            },
+            source: Box::new(move |context| source.choose(context)),
+            delay: Duration::ZERO,
+            faults: FaultPlan::new(),
+        }
+    }
+
+    pub fn with_config(mut self, change: impl FnOnce(&mut ServerConfig)) -> Self {
+        change(&mut self.config);
+        self
+    }
+
+    pub fn with_engine(mut self, change: impl FnOnce(&mut EngineConfig)) -> Self {
+        change(&mut self.engine);
+        self
+    }
+
+    pub fn with_delay(mut self, delay: Duration) -> Self {
+        self.delay = delay;
+        self
+    }
+
+    pub async fn start(self) -> TestServer {
+        let server = Server::new(self.config).unwrap();
+        let test = TestServer::listen(server).await;
+        let config = TokenMemoryConfig {
+            block_size: self.engine.block_size,
+            num_blocks: self.engine.num_blocks,
+            vocab_size: VOCAB_SIZE as u32,
+        };
+        let (block_size, delay) = (self.engine.block_size, self.delay);
+        let executor = TokenMemoryExecutor::with_source(config, self.source)
+            .with_faults(&self.faults)
+            .with_delay(move |_: &StepPlan| delay);
+        let engine = EngineHandle::spawn(self.engine, executor).unwrap();
+        test.server.attach(LoadedModel {
+            engine: engine.clone(),
+            tokenizer: tokenizer(),
+            chat_template: Some(ChatTemplate::new(TEMPLATE, SpecialTokens::default()).unwrap()),
+            stop_token_ids: vec![END],
+            sampling_defaults: SamplingDefaults::default(),
+            block_size,
+        });
+        TestServer { engine: Some(engine), ..test }
+    }
+}
+
+/// A server that listens.
+pub struct TestServer {
+    pub server: Server,
+    pub address: SocketAddr,
+    pub engine: Option<EngineHandle<TokenPayload>>,
+    shutdown: oneshot::Sender<()>,
+    task: JoinHandle<DrainReport>,
+}
+
+impl TestServer {
+    /// Without a model.
+    pub async fn listen(server: Server) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (shutdown, end) = oneshot::channel::<()>();
+        let serving = server.clone();
+        let task = tokio::spawn(async move {
+            serving
+                .serve(listener, async {
+                    let _ = end.await;
+                })
+                .await
+        });
+        TestServer { server, address, engine: None, shutdown, task }
+    }
+
+    pub fn engine(&self) -> &EngineHandle<TokenPayload> {
+        self.engine.as_ref().expect("the model was attached")
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.send(&request("POST", path, &[JSON], body.to_string().as_bytes())).await
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send(&request("GET", path, &[], b"")).await
+    }
+
+    /// One request on a connection of its own.
+    pub async fn send(&self, bytes: &[u8]) -> Answer {
+        let mut client = Client::connect(self.address).await;
+        client.write(bytes).await;
+        client.read_answer().await.expect("the server answers")
+    }
+
+    /// Asks the server to end; the report comes when it has.
+    pub fn shut_down(self) -> JoinHandle<DrainReport> {
+        let _ = self.shutdown.send(());
+        self.task
+    }
+
+    /// Waits until the engine has nothing left to do.
+    pub async fn wait_until_idle(&self) {
+        eventually("the engine is idle", || self.engine().num_unfinished() == 0).await;
+    }
+}
+
+/// Polls until the condition holds.
+pub async fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(std::time::Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+pub const JSON: (&str, &str) = ("content-type", "application/json");
+
+/// A request's bytes.
+pub fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+    let mut bytes = format!("{method} {path} HTTP/1.1\r\nhost: test\r\n");
+    for (name, value) in headers {
+        bytes.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if !body.is_empty() {
+        bytes.push_str(&format!("content-length: {}\r\n", body.len()));
+    }
+    bytes.push_str("\r\n");
+    let mut bytes = bytes.into_bytes();
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+/// One connection.
+pub struct Client {
+    stream: BufReader<TcpStream>,
+}
+
+impl Client {
+    pub async fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.expect("the server listens");
+        stream.set_nodelay(true).unwrap();
+        Client { stream: BufReader::new(stream) }
+    }
+
+    pub fn from_stream(stream: TcpStream) -> Self {
+        Client { stream: BufReader::new(stream) }
+    }
+
+    pub fn socket(&self) -> &TcpStream {
+        self.stream.get_ref()
+    }
+
+    /// Writes what the server takes; a server that closes meanwhile is no error here.
+    pub async fn write(&mut self, bytes: &[u8]) {
+        let _ = self.stream.get_mut().write_all(bytes).await;
+    }
+
+    pub async fn close_sending(&mut self) {
+        let _ = self.stream.get_mut().shutdown().await;
+    }
+
+    /// The next answer, or None if the server closed without one.
+    pub async fn read_answer(&mut self) -> Option<Answer> {
+        let answer = async {
+            let head = self.read_head().await?;
+            let body = self.read_body(&head).await;
+            Some(Answer { body, ..head })
+        };
+        tokio::time::timeout(PATIENCE, answer).await.expect("an answer in time")
+    }
+
+    /// The status line and the headers.
+    pub async fn read_head(&mut self) -> Option<Answer> {
+        let status_line = self.read_line().await?;
+        let status = status_line.split(' ').nth(1)?.parse().ok()?;
+        let mut headers = Vec::new();
+        loop {
+            let line = self.read_line().await?;
+            match line.split_once(':') {
+                Some((name, value)) => headers.push((name.to_ascii_lowercase(), value.trim().to_owned())),
+                None => break,
+            }
+        }
+        Some(Answer { status, headers, body: Vec::new() })
+    }
+
+    /// One line without its end; None at the end of the stream.
+    pub async fn read_line(&mut self) -> Option<String> {
+        let mut line = Vec::new();
+        match self.stream.read_until(b'\n', &mut line).await {
+            Ok(0) | Err(_) => None,
+            Ok(_) => Some(String::from_utf8_lossy(&line).trim_end().to_owned()),
+        }
+    }
+
+    async fn read_body(&mut self, head: &Answer) -> Vec<u8> {
+        let mut body = Vec::new();
+        if head.header("transfer-encoding") == Some("chunked") {
+            while let Some(size) = self.read_line().await {
+                let size = usize::from_str_radix(&size, 16).expect("a chunk's size");
+                let mut chunk = vec![0; size + 2];
+                if self.stream.read_exact(&mut chunk).await.is_err() || size == 0 {
+                    break;
+                }
+                body.extend_from_slice(&chunk[..size]);
+            }
+        } else if let Some(length) = head.header("content-length") {
+            body.resize(length.parse().unwrap(), 0);
+            self.stream.read_exact(&mut body).await.expect("the whole body");
+        }
+        body
+    }
+
+    /// Reads until the server closes, or resets; what came, and whether it was a clean end.
+    pub async fn read_to_end(&mut self) -> (Vec<u8>, bool) {
+        let mut bytes = Vec::new();
+        let read = self.stream.read_to_end(&mut bytes);
+        let result = tokio::time::timeout(PATIENCE, read).await.expect("the server closes in time");
+        (bytes, result.is_ok())
+    }
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("answers are UTF-8")
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+
+    /// The JSON of an answer that must be fine.
+    #[track_caller]
+    pub fn ok(&self) -> Value {
+        assert_eq!(self.status, 200, "{}", self.text());
+        self.json()
+    }
+
+    /// The code and the field of an error.
+    #[track_caller]
+    pub fn error(&self) -> (u16, String, String) {
+        let error = &self.json()["error"];
+        let word = |name: &str| error[name].as_str().unwrap_or("").to_owned();
+        assert!(!word("message").is_empty() && !word("type").is_empty(), "{}", self.text());
+        (self.status, word("code"), word("param"))
+    }
+
+    /// The events of a stream; asserts its framing and that it ends as it must.
+    #[track_caller]
+    pub fn events(&self) -> Vec<Value> {
+        assert_eq!(self.status, 200, "{}", self.text());
+        assert_eq!(self.header("content-type"), Some("text/event-stream; charset=utf-8"));
+        let text = self.text();
+        assert!(text.ends_with("data: [DONE]\n\n"), "the end of the stream is missing: {text}");
+        let events = text.split_terminator("\n\n").filter(|event| !event.starts_with(':'));
+        let data: Vec<&str> =
+            events.map(|event| event.strip_prefix("data: ").expect("an event is data")).collect();
+        data[..data.len() - 1].iter().map(|data| serde_json::from_str(data).expect("data is JSON")).collect()
+    }
+}
+
+pub fn chat(content: &str) -> Value {
+    json!({"model": MODEL, "messages": [{"role": "user", "content": content}]})
+}
+
+pub fn completion(prompt: impl Into<Value>) -> Value {
+    json!({"model": MODEL, "prompt": prompt.into()})
+}
+
+/// `body` with further fields.
+pub fn with(mut body: Value, fields: Value) -> Value {
+    for (name, value) in fields.as_object().unwrap() {
+        body[name] = value.clone();
+    }
+    body
+}

@@ -17,6 +17,8 @@ fi
 
 bash "$here/fetch_chat_templates.sh"
 
-# The model is fetched by the program under test, built as the tests build it.
+# The model is fetched by the program under test. The whole workspace is built as the tests build it: building the binary
+# alone would choose other features for its dependencies and compile them twice.
 cd "$here/.."
-cargo run --quiet --profile ci --package pagoda -- pull smollm2-135m-instruct
+cargo build --quiet --profile ci --workspace --all-targets
+"${CARGO_TARGET_DIR:-target}/ci/pagoda" pull smollm2-135m-instruct

@@ -36,6 +36,7 @@ mod run;
 mod server;
 mod sse;
 mod state;
+mod submit;
 
 pub use config::{ConnectionLimits, DrainLimits, RequestLimits, ServerConfig};
 pub use keys::{ApiKeys, KeyError, KeyRole, MAX_KEY_LEN, MIN_KEY_LEN};

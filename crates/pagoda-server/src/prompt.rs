@@ -141,3 +141,20 @@ fn check_length(num_prompt_tokens: usize, context: PrepareContext<'_>) -> Result
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_over_a_prompt_is_its_clients_400_and_frees_its_place() {
+        let pool = PromptPool::new(1);
+        for _ in 0..3 {
+            let answer = pool.run(|| -> Result<(), ApiError> { panic!("a secret of the prompt") }).await;
+            let error = answer.unwrap_err();
+            assert_eq!(error.status(), http::StatusCode::BAD_REQUEST);
+            assert!(!error.to_string().contains("secret"));
+        }
+        assert_eq!(pool.run(|| Ok(7)).await, Ok(7));
+    }
+}

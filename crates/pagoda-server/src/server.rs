@@ -64,7 +64,11 @@ impl Server {
 
     /// All routes with their guards, for callers that bring their own connection.
     pub fn router(&self) -> Router {
-        let mut router = routes::router(&self.state);
+        self.layered(routes::router(&self.state))
+    }
+
+    /// What stands before every route.
+    fn layered(&self, mut router: Router) -> Router {
         if let Some(cors) = &self.cors {
             router = router.layer(cors.clone());
         }
@@ -111,4 +115,37 @@ fn parse_origin(origin: &str) -> Result<HeaderValue, ServerError> {
         return Err(wrong());
     }
     HeaderValue::from_str(origin).map_err(|_| wrong())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::Body;
+    use axum::routing::get;
+    use http::{Request, StatusCode};
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
+    async fn panics() -> &'static str {
+        panic!("a secret of the request")
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_that_requests_alone_and_tells_nothing() {
+        let server = Server::new(ServerConfig::new(vec!["tiny".into()])).unwrap();
+        let app =
+            server.layered(Router::new().route("/panics", get(panics)).route("/fine", get(async || "fine")));
+        let get = |path: &str| Request::get(path).body(Body::empty()).unwrap();
+        let answer = app.clone().oneshot(get("/panics")).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(answer.headers()["x-should-retry"], "false");
+        assert!(answer.headers().contains_key(REQUEST_ID));
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let text = std::str::from_utf8(&body).unwrap();
+        assert!(text.contains("internal_error") && !text.contains("secret"), "{text}");
+        let answer = app.oneshot(get("/fine")).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        drop(answer);
+        assert_eq!(*server.state.num_in_flight.borrow(), 0);
+    }
 }

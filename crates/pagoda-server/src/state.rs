@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pagoda_engine::EngineState;
 use tokio::sync::watch;
@@ -26,10 +26,23 @@ pub(crate) struct ServerState {
     pub(crate) started_at: u64,
 }
 
-/// When the engine was last seen to have advanced.
+/// What the health routes saw of the engine when they last looked.
 struct Progress {
     num_steps: u64,
-    seen: Instant,
+    has_work: bool,
+    /// The first look in a row that saw the same work at the same step.
+    since: Instant,
+}
+
+impl Progress {
+    /// Takes the next look; for how long there has been work without a step. The time before the first look that saw
+    /// work does not count: the engine was idle as far as anyone knows.
+    fn look(&mut self, num_steps: u64, has_work: bool, now: Instant) -> Duration {
+        if !has_work || !self.has_work || num_steps != self.num_steps {
+            *self = Progress { num_steps, has_work, since: now };
+        }
+        now.duration_since(self.since)
+    }
 }
 
 /// Whether requests can be served.
@@ -62,7 +75,7 @@ impl ServerState {
             is_draining: AtomicBool::new(false),
             num_in_flight: watch::Sender::new(0),
             prompts: PromptPool::new(config.requests.max_concurrent_prompts),
-            progress: Mutex::new(Progress { num_steps: 0, seen: Instant::now() }),
+            progress: Mutex::new(Progress { num_steps: 0, has_work: false, since: Instant::now() }),
             started_at: unix_seconds(),
             config,
         }
@@ -114,10 +127,8 @@ impl ServerState {
         let has_work = stats.num_requests_running + stats.num_requests_waiting > 0;
         // The lock is held for a few assignments; nothing in them can panic.
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
-        if !has_work || stats.num_steps != progress.num_steps {
-            *progress = Progress { num_steps: stats.num_steps, seen: now };
-        }
-        let is_stalled = now.duration_since(progress.seen) > self.config.requests.stall_timeout;
+        let standstill = progress.look(stats.num_steps, has_work, now);
+        let is_stalled = standstill > self.config.requests.stall_timeout;
         if readiness == Readiness::Ready && is_stalled { Readiness::Stalled } else { readiness }
     }
 
@@ -140,4 +151,23 @@ impl ServerState {
 pub(crate) fn unix_seconds() -> u64 {
     let now = std::time::SystemTime::now();
     now.duration_since(std::time::UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_work_that_was_seen_to_stand_still_counts() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut progress = Progress { num_steps: 0, has_work: false, since: start };
+        // A long idle time is no standstill, nor is work that has just arrived.
+        assert_eq!(progress.look(0, false, at(100)), Duration::ZERO);
+        assert_eq!(progress.look(0, true, at(1_000)), Duration::ZERO);
+        assert_eq!(progress.look(0, true, at(1_031)), Duration::from_secs(31));
+        assert_eq!(progress.look(1, true, at(1_040)), Duration::ZERO);
+        assert_eq!(progress.look(1, false, at(1_050)), Duration::ZERO);
+        assert_eq!(progress.look(1, true, at(2_000)), Duration::ZERO);
+    }
 }

@@ -418,6 +418,26 @@ async fn a_silent_stream_is_kept_alive_with_comments() {
 }
 
 #[tokio::test]
+async fn readiness_turns_red_when_no_step_ends() {
+    let setup =
+        Setup::saying("!").with_config(|config| config.requests.stall_timeout = Duration::from_millis(50));
+    let hang = setup.faults.hang_next();
+    let server = setup.start().await;
+    assert_eq!(server.get("/health/ready").await.status, 200);
+    let mut client = support::Client::connect(server.address).await;
+    client
+        .write(&request("POST", "/v1/completions", &[support::JSON], completion("a").to_string().as_bytes()))
+        .await;
+    let deadline = std::time::Instant::now() + support::PATIENCE;
+    while server.get("/health/ready").await.status != 503 {
+        assert!(std::time::Instant::now() < deadline, "the standstill is seen");
+    }
+    hang.release();
+    assert_eq!(client.read_answer().await.unwrap().status, 200);
+    assert_eq!(server.get("/health/ready").await.status, 200);
+}
+
+#[tokio::test]
 async fn metrics_have_the_names_that_dashboards_read() {
     let server = Setup::saying(SAID).start().await;
     server.post("/v1/chat/completions", &with(chat("hi"), json!({"n": 2}))).await.ok();

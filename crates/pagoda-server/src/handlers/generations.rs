@@ -20,9 +20,10 @@ use crate::json;
 use crate::keys::Caller;
 use crate::model::ServedModel;
 use crate::prompt::{PrepareContext, PreparedPrompt, prepare};
-use crate::run::{GenerationRun, SubmitContext};
+use crate::run::GenerationRun;
 use crate::sse::SseBody;
 use crate::state::{ServerState, unix_seconds};
+use crate::submit::SubmitContext;
 
 pub(crate) async fn chat(
     State(state): State<Arc<ServerState>>,

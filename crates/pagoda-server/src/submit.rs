@@ -1,0 +1,103 @@
+//! A generation's prompt as the engine's request, and the engine's refusals as the API's.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pagoda_engine::{CacheSalt, Request, StopCriteria, SubmitError};
+
+use crate::error::ApiError;
+use crate::generation::Generation;
+use crate::keys::Caller;
+use crate::model::ServedModel;
+
+/// Who asks, and what to say when there is no room.
+#[derive(Clone, Copy)]
+pub(crate) struct SubmitContext {
+    pub(crate) caller: Caller,
+    pub(crate) retry_after: Duration,
+    pub(crate) prompt_param: &'static str,
+}
+
+/// The engine's request for one prompt, its lengths clamped to the room left.
+pub(crate) fn engine_request(
+    model: &ServedModel,
+    generation: &Generation,
+    token_ids: &Arc<[u32]>,
+    caller: Caller,
+) -> Request {
+    let room = model.max_model_len.saturating_sub(token_ids.len());
+    let max_tokens = u32::try_from(generation.max_tokens.min(room as u64)).unwrap_or(u32::MAX);
+    let min_tokens = u32::try_from(generation.min_tokens).unwrap_or(u32::MAX).min(max_tokens);
+    let own_stops = if generation.stop.ignore_eos { &[][..] } else { &model.stop_token_ids };
+    let stop_token_ids = own_stops.iter().chain(&generation.stop.token_ids).copied().collect();
+    let num_logprobs = generation.sampling.num_logprobs;
+    Request {
+        prompt: token_ids.to_vec(),
+        sampling: Arc::new(generation.sampling.clone()),
+        stop: StopCriteria { max_tokens, min_tokens, stop_token_ids },
+        num_sequences: generation.n,
+        priority: generation.priority,
+        cache_salt: cache_salt(caller, &generation.cache_salt),
+        prompt_logprobs: num_logprobs.filter(|_| generation.output.echo),
+    }
+}
+
+/// The domain within which prefixes are shared: one per key, and within it one per salt of the client.
+fn cache_salt(caller: Caller, salt: &str) -> CacheSalt {
+    let mut domain = match caller {
+        Caller::Open => Vec::new(),
+        Caller::Key { index, .. } => format!("key {index}").into_bytes(),
+    };
+    if !salt.is_empty() {
+        // A key's index has no NUL, so that no salt leads into another key's domain.
+        domain.push(0);
+        domain.extend_from_slice(salt.as_bytes());
+    }
+    CacheSalt(domain)
+}
+
+/// The engine's refusal in the API's words.
+pub(crate) fn refused(error: &SubmitError, model: &ServedModel, context: SubmitContext) -> ApiError {
+    let retry_after = context.retry_after;
+    match error {
+        SubmitError::QueueFull { .. } => {
+            model.metrics.requests().count_queue_full();
+            ApiError::QueueFull { retry_after }
+        }
+        SubmitError::PromptTooLong { num_prompt_tokens, max_model_len } => ApiError::ContextLength {
+            max_model_len: *max_model_len,
+            found: format!("Your {} resulted in {num_prompt_tokens} tokens", context.prompt_param),
+            param: context.prompt_param,
+        },
+        SubmitError::EmptyPrompt => ApiError::invalid(context.prompt_param, "must have at least one token"),
+        SubmitError::TooManySequences { max_num_sequences, .. } => {
+            ApiError::invalid("n", format_args!("must be at most {max_num_sequences}"))
+        }
+        SubmitError::Draining => ApiError::Unavailable { reason: "the server is draining", retry_after },
+        SubmitError::Stopped => ApiError::Unavailable { reason: "the engine has stopped", retry_after },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::KeyRole;
+
+    #[test]
+    fn no_salt_leads_into_the_domain_of_another_key() {
+        let key = |index| Caller::Key { index, role: KeyRole::User };
+        let domains = [
+            cache_salt(Caller::Open, ""),
+            cache_salt(Caller::Open, "key 0"),
+            cache_salt(key(0), ""),
+            cache_salt(key(0), "a"),
+            cache_salt(key(1), ""),
+            cache_salt(key(1), "a"),
+            cache_salt(key(10), ""),
+            cache_salt(key(1), "0"),
+        ];
+        for (index, domain) in domains.iter().enumerate() {
+            assert!(!domains[..index].contains(domain), "{domain:?}");
+        }
+    }
+}

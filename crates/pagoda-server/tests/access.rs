@@ -1,5 +1,7 @@
 //! Who gets in, for how long, and how the server ends.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use std::time::{Duration, Instant};

@@ -1,5 +1,7 @@
 //! What the API answers: the same text, tokens and counts streamed or not, in the shapes that clients rely on.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use std::time::Duration;
@@ -441,6 +443,7 @@ async fn readiness_turns_red_when_no_step_ends() {
 async fn metrics_have_the_names_that_dashboards_read() {
     let server = Setup::saying(SAID).start().await;
     server.post("/v1/chat/completions", &with(chat("hi"), json!({"n": 2}))).await.ok();
+    server.wait_until_idle().await;
     let answer = server.get("/metrics").await;
     assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
     let text = answer.text();

@@ -1,5 +1,7 @@
 //! 1,000 half-sent and silent connections are all closed by their time limit, while normal traffic flows.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use std::net::SocketAddr;

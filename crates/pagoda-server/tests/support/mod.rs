@@ -201,7 +201,12 @@ impl TestServer {
 
     /// Waits until the engine has nothing left to do.
     pub async fn wait_until_idle(&self) {
-        eventually("the engine is idle", || self.engine().num_unfinished() == 0).await;
+        eventually("the engine is idle", || {
+            let stats = self.engine().stats();
+            stats.num_requests_running + stats.num_requests_waiting == 0
+                && self.engine().num_unfinished() == 0
+        })
+        .await;
     }
 }
 

@@ -1,5 +1,7 @@
 //! The official `openai` Python package against the real binary and model (`sdk/openai_sdk.py` holds the checks).
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::process::Command;

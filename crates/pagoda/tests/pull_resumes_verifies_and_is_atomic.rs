@@ -1,6 +1,8 @@
 //! `pagoda pull org/repo` against a hub on loopback that misbehaves: what ends up under the model's name is complete and
 //! verified, or is not there.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::collections::HashMap;

@@ -1,9 +1,12 @@
 //! The real binary with the real model: what it prints, how it answers, how it ends, and what it says when it cannot start.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
@@ -51,6 +54,20 @@ fn too_little_kv_memory_is_one_line_naming_the_flag() {
     assert!(error.contains("--kv-cache-memory"), "{error}");
     let error = serve_fails(&["--port", "0", "--max-model-len", "99999999", model.to_str().unwrap()]);
     assert!(error.contains("--max-model-len"), "{error}");
+}
+
+#[test]
+fn a_folder_with_safetensors_is_served_under_its_name() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
+    let server = Server::start(&folder, &["--trace-steps", "-"]);
+    let body = json!({ "model": "tiny", "prompt": [5, 6, 7], "max_tokens": 4, "temperature": 0, "ignore_eos": true,
+                       "return_token_ids": true });
+    let answer = post(server.address, "/v1/completions", &body);
+    assert_eq!(answer["choices"][0]["token_ids"].as_array().unwrap().len(), 4, "{answer}");
+    assert_eq!(answer["usage"]["prompt_tokens"], 3);
+    let (status, error) =
+        request(server.address, "POST", "/v1/completions", r#"{"model":"other","prompt":"a"}"#);
+    assert_eq!(status, 404, "{error}");
 }
 
 #[test]

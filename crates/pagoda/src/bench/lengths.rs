@@ -52,7 +52,7 @@ impl FromStr for Lengths {
         let is_valid = match lengths {
             Lengths::Fixed(len) => len > 0,
             Lengths::Uniform(low, high) => 0 < low && low <= high,
-            Lengths::LogNormal(mean, sigma) => mean >= 1.0 && mean < LONGEST && (0.0..10.0).contains(&sigma),
+            Lengths::LogNormal(mean, sigma) => (1.0..LONGEST).contains(&mean) && (0.0..10.0).contains(&sigma),
         };
         if is_valid { Ok(lengths) } else { Err(usage()) }
     }

@@ -86,6 +86,10 @@ pub(crate) struct ServeArgs {
     /// Instruction set of the CPU kernels [default: the best that this CPU has].
     #[arg(long, value_parser = ["portable", "avx2", "avx512"])]
     pub(crate) isa: Option<String>,
+    /// How quantised weights are multiplied on the CPU: f32 is exact to f32's rounding, int16 is faster and rounds the
+    /// activations.
+    #[arg(long, default_value = "f32", value_parser = ["f32", "int16"])]
+    pub(crate) cpu_arithmetic: String,
 
     /// Names that clients may use for the model, separated by commas [default: the name it was loaded by].
     #[arg(long, value_name = "A,B", value_delimiter = ',')]

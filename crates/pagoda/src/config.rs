@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use pagoda_backend_cpu::{CpuOptions, Isa};
+use pagoda_backend_cpu::{Arithmetic, CpuOptions, Isa};
 use pagoda_engine::EngineConfig;
 use pagoda_model::{Checkpoint, MemoryBudget, ModelConfig, RunnerConfig, kv_bytes_per_block};
 use pagoda_server::{ApiKeys, ServerConfig};
@@ -46,6 +46,8 @@ pub(crate) struct DeviceMemory {
 pub(crate) struct Config {
     /// Threads and instruction set.
     pub(crate) cpu: CpuOptions,
+    /// How quantised weights are multiplied.
+    pub(crate) arithmetic: Arithmetic,
     /// Sizes of pool and batch.
     pub(crate) runner: RunnerConfig,
     /// Requests that may wait.
@@ -136,6 +138,7 @@ impl Config {
         }
         let config = Config {
             cpu: CpuOptions { num_threads: num_threads(args)?, isa: isa(args)? },
+            arithmetic: if args.cpu_arithmetic == "int16" { Arithmetic::Int16 } else { Arithmetic::F32 },
             max_queued_requests: args.max_queued_requests.unwrap_or(QUEUED_PER_SEQ * args.max_num_seqs),
             watermark_blocks: (pool.num_blocks / 100).clamp(1, 16),
             prefix_caching: !args.no_prefix_caching,

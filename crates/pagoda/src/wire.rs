@@ -33,6 +33,7 @@ pub(crate) fn load(checkpoint: &Checkpoint, args: &ServeArgs, config: &Config) -
     let tokenizer = Arc::new(Tokenizer::new(tokenizer_source(assets)?).context("building the tokenizer")?);
 
     let backend = CpuBackend::new(config.cpu).context("starting the CPU backend")?;
+    let backend = backend.with_arithmetic(config.arithmetic);
     let runner = ModelRunner::load(checkpoint, backend, config.runner).context("loading the model")?;
     let (memory, device) = (runner.memory(), runner.describe_device());
 

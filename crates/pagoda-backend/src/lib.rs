@@ -19,8 +19,8 @@ mod weights;
 pub use batch::{BatchMetadata, BlockCopy, GraphKey, HeadLayout, InputToken, KvLayout};
 pub use error::BackendError;
 pub use ops::{
-    Activation, AddRmsNorm, Backend, Embed, GatedActivation, GatherRows, Linear, PagedAttention, QkNorm, RmsNorm,
-    RopeStoreKv, Sample,
+    Activation, AddRmsNorm, Backend, Embed, GatedActivation, GatherRows, Linear, PagedAttention, QkNorm,
+    RmsNorm, RopeStoreKv, Sample,
 };
 pub use rope::RopeTable;
 pub use sampling::{NonFiniteLogits, SampleRow, Sampled, TokenCount};

@@ -4,8 +4,8 @@
 //! allocated for the largest step; an op touches rows `0..n` only.
 
 use crate::{
-    BackendError, BatchMetadata, BlockCopy, GraphKey, HeadLayout, HostMatrix, KvLayout, NonFiniteLogits, RopeTable,
-    SampleRow, Sampled,
+    BackendError, BatchMetadata, BlockCopy, GraphKey, HeadLayout, HostMatrix, KvLayout, NonFiniteLogits,
+    RopeTable, SampleRow, Sampled,
 };
 
 /// A device that can run a decoder. Ops run in call order and may be asynchronous until [`Backend::read_back`].
@@ -52,7 +52,11 @@ pub trait Backend: Sized + Send + 'static {
         max_table_len: usize,
     ) -> Result<Self::Batch, BackendError>;
     /// Moves a step's metadata to the device; takes the vectors by swap, so that the step path does not allocate.
-    fn upload_batch(&mut self, batch: &mut Self::Batch, metadata: &mut BatchMetadata) -> Result<(), BackendError>;
+    fn upload_batch(
+        &mut self,
+        batch: &mut Self::Batch,
+        metadata: &mut BatchMetadata,
+    ) -> Result<(), BackendError>;
 
     /// Runs `body`; a device with graphs captures it at the first call with this key and replays it afterwards.
     fn run(
@@ -82,8 +86,10 @@ pub trait Backend: Sized + Send + 'static {
     /// Chooses tokens; the contract is in [`crate::SampleRow`]'s module.
     fn sample(&mut self, op: Sample<'_, Self>) -> Result<Self::Pending, BackendError>;
     /// Waits for chosen tokens, one entry per sample row.
-    fn read_back(&mut self, pending: Self::Pending)
-    -> Result<Vec<Result<Sampled, NonFiniteLogits>>, BackendError>;
+    fn read_back(
+        &mut self,
+        pending: Self::Pending,
+    ) -> Result<Vec<Result<Sampled, NonFiniteLogits>>, BackendError>;
 }
 
 /// Parameters of [`Backend::embed`].

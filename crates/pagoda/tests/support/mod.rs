@@ -1,6 +1,7 @@
 //! What the tests of the binary share: the command itself, a loopback hub that fails on demand, a running server.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used)]
 
 pub(crate) mod hub;
 pub(crate) mod rng;

@@ -104,6 +104,8 @@ pub struct RequestLimits {
     pub max_cache_salt_bytes: usize,
     /// Prompts rendered and tokenised at the same time; further ones wait.
     pub max_concurrent_prompts: usize,
+    /// Prompts that may wait for it, each with its body in memory; one more is 429.
+    pub max_waiting_prompts: usize,
     /// Silence after which a stream sends a comment.
     pub sse_keep_alive: Duration,
     /// How long the engine may stand still while it has work before `/health/ready` says so.
@@ -126,6 +128,7 @@ impl Default for RequestLimits {
             max_tools: 128,
             max_cache_salt_bytes: 1_024,
             max_concurrent_prompts: 4,
+            max_waiting_prompts: 256,
             sse_keep_alive: Duration::from_secs(15),
             stall_timeout: Duration::from_secs(30),
         }

@@ -2,7 +2,7 @@
 //! panic boundary; the reactor never tokenises.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use pagoda_text::{ChatTemplateInput, TemplateError, TokenizerError};
 use tokio::sync::Semaphore;
@@ -12,27 +12,40 @@ use crate::error::ApiError;
 use crate::generation::{ChatPrompt, PromptSource};
 use crate::model::ServedModel;
 
-/// Bounds how many prompts are worked on at the same time.
+/// Bounds how many prompts are worked on at the same time, and how many wait for it with their bodies in memory.
 pub(crate) struct PromptPool {
     permits: Arc<Semaphore>,
+    /// One for each prompt that is worked on or waits.
+    places: Arc<Semaphore>,
+    retry_after: Duration,
 }
 
 impl PromptPool {
-    pub(crate) fn new(max_concurrent: usize) -> Self {
-        PromptPool { permits: Arc::new(Semaphore::new(max_concurrent.max(1))) }
+    /// `max_waiting` prompts may wait for the `max_concurrent` that are worked on.
+    pub(crate) fn new(max_concurrent: usize, max_waiting: usize, retry_after: Duration) -> Self {
+        let max_concurrent = max_concurrent.max(1);
+        PromptPool {
+            permits: Arc::new(Semaphore::new(max_concurrent)),
+            places: Arc::new(Semaphore::new(max_concurrent + max_waiting)),
+            retry_after,
+        }
     }
 
     /// Runs `work` off the reactor. A panic in it is the input's fault as far as anyone can tell, and repeats with it:
-    /// it becomes a 400.
+    /// it becomes a 400. With every place taken it is a 429 at once.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
+        let places = Arc::clone(&self.places);
+        let place = places
+            .try_acquire_owned()
+            .map_err(|_full| ApiError::QueueFull { retry_after: self.retry_after })?;
         let permits = Arc::clone(&self.permits);
         let permit = permits.acquire_owned().await.map_err(|_closed| ApiError::Internal)?;
         let work = move || {
             let result = work();
-            drop(permit);
+            drop((permit, place));
             result
         };
         match tokio::task::spawn_blocking(work).await {
@@ -148,7 +161,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_over_a_prompt_is_its_clients_400_and_frees_its_place() {
-        let pool = PromptPool::new(1);
+        let pool = PromptPool::new(1, 1, Duration::ZERO);
         for _ in 0..3 {
             let answer = pool.run(|| -> Result<(), ApiError> { panic!("a secret of the prompt") }).await;
             let error = answer.unwrap_err();
@@ -156,5 +169,25 @@ mod tests {
             assert!(!error.to_string().contains("secret"));
         }
         assert_eq!(pool.run(|| Ok(7)).await, Ok(7));
+    }
+
+    #[tokio::test]
+    async fn a_prompt_beyond_the_waiting_places_is_refused_at_once() {
+        let pool = Arc::new(PromptPool::new(1, 1, Duration::from_secs(1)));
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let working = Arc::clone(&pool);
+        let first = tokio::spawn(async move {
+            working.run(move || released.recv().map_err(|_gone| ApiError::Internal)).await
+        });
+        let waiting = Arc::clone(&pool);
+        let second = tokio::spawn(async move { waiting.run(|| Ok(2)).await });
+        while pool.places.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let refused = pool.run(|| Ok(3)).await.unwrap_err();
+        assert_eq!(refused.status(), http::StatusCode::TOO_MANY_REQUESTS);
+        release.send(()).unwrap();
+        first.await.unwrap().unwrap();
+        assert_eq!(second.await.unwrap(), Ok(2));
     }
 }

@@ -18,7 +18,7 @@ use crate::generation::{
 use crate::metrics::RequestClock;
 use crate::model::{ServedModel, TokenPayload};
 use crate::prompt::PreparedPrompt;
-use crate::submit::{SubmitContext, engine_request, refused};
+use crate::submit::{SubmitContext, check_room, engine_request, refused};
 
 /// A running generation: a stream of its events.
 pub(crate) struct GenerationRun {
@@ -58,6 +58,7 @@ impl GenerationRun {
         prompts: Vec<PreparedPrompt>,
         context: SubmitContext,
     ) -> Result<Self, ApiError> {
+        check_room(model, &generation, prompts.len(), context)?;
         let mut runs = Vec::with_capacity(prompts.len());
         for (index, prompt) in (0..).zip(prompts) {
             // An error drops the runs so far, which ends them in the engine.

@@ -74,7 +74,11 @@ impl ServerState {
             model: OnceLock::new(),
             is_draining: AtomicBool::new(false),
             num_in_flight: watch::Sender::new(0),
-            prompts: PromptPool::new(config.requests.max_concurrent_prompts),
+            prompts: PromptPool::new(
+                config.requests.max_concurrent_prompts,
+                config.requests.max_waiting_prompts,
+                config.drain.retry_after,
+            ),
             progress: Mutex::new(Progress { num_steps: 0, has_work: false, since: Instant::now() }),
             started_at: unix_seconds(),
             config,

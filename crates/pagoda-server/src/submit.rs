@@ -56,6 +56,32 @@ fn cache_salt(caller: Caller, salt: &str) -> CacheSalt {
     CacheSalt(domain)
 }
 
+/// All prompts of a request find room in the queue, or none is submitted. More than the whole queue holds is the
+/// client's error: trying again would never help.
+pub(crate) fn check_room(
+    model: &ServedModel,
+    generation: &Generation,
+    num_prompts: usize,
+    context: SubmitContext,
+) -> Result<(), ApiError> {
+    let max_queued = model.engine.limits().max_queued_requests;
+    let num_sequences = num_prompts * generation.n as usize;
+    if num_sequences > max_queued {
+        return Err(ApiError::invalid(
+            context.prompt_param,
+            format_args!(
+                "asks for {num_sequences} sequences with n, but this server queues at most {max_queued}"
+            ),
+        ));
+    }
+    // Another request may still come in between; the engine's own check then refuses and what was submitted ends.
+    if model.engine.num_queued() + num_sequences > max_queued {
+        model.metrics.requests().count_queue_full();
+        return Err(ApiError::QueueFull { retry_after: context.retry_after });
+    }
+    Ok(())
+}
+
 /// The engine's refusal in the API's words.
 pub(crate) fn refused(error: &SubmitError, model: &ServedModel, context: SubmitContext) -> ApiError {
     let retry_after = context.retry_after;

@@ -159,10 +159,14 @@ async fn a_full_queue_is_429_and_a_several_prompt_request_gets_in_whole_or_not_a
         eventually("accepted", || server.engine().num_unfinished() == num_accepted).await;
         eventually("the first one's step hangs", || faults.num_left() == 0).await;
     }
+    let two = server.post("/v1/completions", &completion(json!(["a", "b"]))).await;
+    assert_eq!(two.error(), (429, "queue_full".into(), "".into()));
+    assert_eq!(two.header("retry-after"), Some("2"));
+    // More than the whole queue holds can never succeed: not a matter of trying again.
     let three = server.post("/v1/completions", &completion(json!(["a", "b", "c"]))).await;
-    assert_eq!(three.error(), (429, "queue_full".into(), "".into()));
-    assert_eq!(three.header("retry-after"), Some("2"));
-    eventually("nothing of it is left", || server.engine().num_unfinished() <= 3).await;
+    assert_eq!(three.status, 400);
+    assert!(three.text().contains("'prompt' asks for 3 sequences"), "{}", three.text());
+    eventually("nothing of it is left", || server.engine().num_unfinished() == 2).await;
     hang.release();
     for mut client in clients {
         assert_eq!(client.read_answer().await.unwrap().status, 200);

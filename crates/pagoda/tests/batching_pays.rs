@@ -76,25 +76,47 @@ fn serve(
     start.elapsed()
 }
 
+/// Tokens per second of the three cases.
+#[derive(Clone, Copy, Debug)]
+struct Rates {
+    one: f64,
+    many: f64,
+    prefill: f64,
+}
+
+impl Rates {
+    fn measure(engine: &mut Engine<ModelRunner<CpuBackend>>, rng: &mut Rng) -> Self {
+        let one = serve(engine, rng, 1, 30, 128);
+        let many = serve(engine, rng, 32, 30, 128);
+        let prefill = serve(engine, rng, 1, 512, 1);
+        Rates {
+            one: 128.0 / one.as_secs_f64(),
+            many: 32.0 * 128.0 / many.as_secs_f64(),
+            prefill: 512.0 / prefill.as_secs_f64(),
+        }
+    }
+
+    /// Half of: 5x one stream, 74 tok/s, 500 tok/s, 3 x 106 tok/s.
+    fn pass(&self) -> bool {
+        self.many >= 2.5 * self.one && self.one >= 37.0 && self.prefill >= 250.0 && self.many >= 159.0
+    }
+}
+
 #[test]
 fn thirty_two_streams_are_several_times_as_fast_as_one() {
     let Some(path) = support::real_model() else { return };
     let mut engine = engine(&path);
     let mut rng = Rng::new(1);
     serve(&mut engine, &mut rng, 1, 30, 8);
-    // The best of a few short runs: a neighbour on the machine only ever makes one slower.
-    let one = (0..3).map(|_| serve(&mut engine, &mut rng, 1, 30, 128)).min().expect("three runs");
-    let many = (0..2).map(|_| serve(&mut engine, &mut rng, 32, 30, 128)).min().expect("two runs");
-    let prefill = (0..3).map(|_| serve(&mut engine, &mut rng, 1, 512, 1)).min().expect("three runs");
-    let one_tok_s = 128.0 / one.as_secs_f64();
-    let many_tok_s = 32.0 * 128.0 / many.as_secs_f64();
-    let prefill_tok_s = 512.0 / prefill.as_secs_f64();
-    println!(
-        "one stream {one_tok_s:.1} tok/s, 32 streams {many_tok_s:.1} tok/s ({:.2}x), prefill of 512 {prefill_tok_s:.1} tok/s",
-        many_tok_s / one_tok_s
-    );
-    assert!(many_tok_s >= 2.5 * one_tok_s, "32 streams are only {:.2}x one", many_tok_s / one_tok_s);
-    assert!(one_tok_s >= 37.0, "one stream gives {one_tok_s:.1} tok/s");
-    assert!(prefill_tok_s >= 250.0, "prefill gives {prefill_tok_s:.1} tok/s");
-    assert!(many_tok_s >= 1.5 * 106.0, "32 streams give {many_tok_s:.1} tok/s");
+    // A neighbour on the machine may disturb a measurement, so there are several; code that is too slow fails them all.
+    let mut measured = Vec::new();
+    for _ in 0..6 {
+        let rates = Rates::measure(&mut engine, &mut rng);
+        println!("{rates:.1?}, 32 streams over one {:.2}", rates.many / rates.one);
+        if rates.pass() {
+            return;
+        }
+        measured.push(rates);
+    }
+    panic!("every measurement is below half of the goals: {measured:.1?}");
 }

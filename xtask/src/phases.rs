@@ -52,10 +52,18 @@ impl Phases {
 
 /// Runs a command with the terminal's own output, and fails if it does.
 pub(crate) fn run(program: &str, arguments: &[&str]) -> anyhow::Result<()> {
-    let status = Command::new(program)
-        .args(arguments)
-        .status()
-        .with_context(|| format!("starting {program}; is it installed?"))?;
+    let mut command = Command::new(program);
+    command.args(arguments);
+    // Cargo sets these for this program; some build scripts (ring's) would take them for a change and build again.
+    for (name, _) in std::env::vars_os() {
+        if name
+            .to_str()
+            .is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"))
+        {
+            command.env_remove(name);
+        }
+    }
+    let status = command.status().with_context(|| format!("starting {program}; is it installed?"))?;
     if !status.success() {
         bail!("{program} {} ended with {status}", arguments.join(" "));
     }

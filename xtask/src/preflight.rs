@@ -20,6 +20,26 @@ pub(crate) fn missing_tools() -> Vec<String> {
                 .to_owned(),
         );
     }
+    if !cache().is_some_and(|cache| cache.join("test/templates").is_dir()) {
+        missing.push(
+            "chat templates against Python: they are not there (scripts/fetch_chat_templates.sh)".to_owned(),
+        );
+    }
+    missing
+}
+
+/// One line for each instruction set whose kernels cannot run here. No script can install these: never a failure.
+pub(crate) fn missing_instruction_sets() -> Vec<&'static str> {
+    let mut missing = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        if !is_x86_feature_detected!("avx2") {
+            missing.push("tests of the AVX2 kernels: not on this CPU");
+        }
+        if !is_x86_feature_detected!("avx512f") {
+            missing.push("tests of the AVX-512 kernels: not on this CPU");
+        }
+    }
     missing
 }
 

@@ -8,11 +8,15 @@ use crate::{preflight, tidy};
 /// Everything: rules, format, lints, tests, documentation examples.
 pub(crate) fn all() -> anyhow::Result<()> {
     let mut phases = Phases::default();
-    for missing in preflight::missing_tools() {
-        if preflight::requires_all() {
-            bail!("REQUIRE_ALL=1, but these would be skipped: {missing}");
-        }
-        phases.skip(&missing);
+    let missing = preflight::missing_tools();
+    if preflight::requires_all() && !missing.is_empty() {
+        bail!("REQUIRE_ALL=1, but these would be skipped: {}", missing.join("; "));
+    }
+    for why in missing {
+        phases.skip(&why);
+    }
+    for why in preflight::missing_instruction_sets() {
+        phases.skip(why);
     }
     phases.run("tidy", tidy::run);
     phases.run("format", || run("cargo", &["fmt", "--all", "--check"]));

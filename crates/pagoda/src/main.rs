@@ -22,6 +22,7 @@ use args::{BenchCommand, Cli, Command, PullArgs};
 use pull::ModelReference;
 
 fn main() -> ExitCode {
+    quiet_handled_panics();
     let result = match Cli::parse().command {
         Command::Serve(args) => serve::run(*args),
         Command::Pull(args) => pull_model(&args),
@@ -35,6 +36,20 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A panic over hostile input becomes a typed error, and its message may quote a prompt: only its place is printed.
+fn quiet_handled_panics() {
+    let default_hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if pagoda_text::is_within_panic_boundary() {
+            if let Some(location) = panic.location() {
+                eprintln!("an input made {} panic; its request was refused", location.file());
+            }
+        } else {
+            default_hook(panic);
+        }
+    }));
 }
 
 /// Fetches a model, or verifies one that is there, and prints its path.

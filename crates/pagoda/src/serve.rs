@@ -1,12 +1,13 @@
 //! `pagoda serve`: listens at once, loads the model beside that, serves until it is told to stop, drains, ends.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
 use pagoda_model::Checkpoint;
-use pagoda_server::Server;
+use pagoda_server::{ConnectionLimits, Server};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -55,8 +56,10 @@ async fn serve(
         )
     })?;
     let address = listener.local_addr()?;
-    let server = Server::new(listen.server.clone())?;
-    println!("listening on http://{address} (503 until {model} is loaded)");
+    let mut server_config = listen.server.clone();
+    fit_connections_to_open_files(&mut server_config.connections);
+    let server = Server::new(server_config)?;
+    say(&format!("listening on http://{address} (503 until {model} is loaded)"));
     if listen.is_open_to_others {
         tokio::spawn(warn_of_open_server(address));
     }
@@ -93,13 +96,42 @@ fn load_in_background(
     let (sender, receiver) = oneshot::channel();
     std::thread::spawn(move || {
         let loaded = store.locate(&model).and_then(|path| load(&args, path, &model)).map(|loaded| {
-            println!("{}", banner::table(&loaded, address, &listen.server));
+            let table = banner::table(&loaded, address, &listen.server);
             server.attach(loaded.wired.model);
+            say(&table);
         });
         // Nobody listens any more if the server was told to stop meanwhile.
         let _ = sender.send(loaded);
     });
     receiver
+}
+
+/// File descriptors kept for everything that is no connection: log, model, listener.
+const RESERVED_OPEN_FILES: usize = 64;
+
+/// Raises the limit of open files as far as it goes, and keeps the connections below it: a server that cannot accept
+/// cannot even say 503.
+fn fit_connections_to_open_files(limits: &mut ConnectionLimits) {
+    let wanted = limits.max_connections + RESERVED_OPEN_FILES;
+    let open_files = match rlimit::increase_nofile_limit(wanted as u64) {
+        Ok(open_files) => usize::try_from(open_files).unwrap_or(usize::MAX),
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open files cannot be read");
+            return;
+        }
+    };
+    let max_connections = open_files.saturating_sub(RESERVED_OPEN_FILES).max(1);
+    if max_connections < limits.max_connections {
+        tracing::warn!(open_files, max_connections, "the limit of open files bounds the connections");
+        limits.max_connections = max_connections;
+        limits.max_connections_per_address =
+            limits.max_connections_per_address.min(max_connections.div_ceil(2));
+    }
+}
+
+/// Prints to the standard output. A reader that has gone (`pagoda serve | head -1`) does not stop the server.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// What the banner shows of a loaded model.

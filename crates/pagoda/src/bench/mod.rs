@@ -67,5 +67,7 @@ async fn measure(args: &BenchServeArgs) -> anyhow::Result<()> {
 fn read_key(file: Option<&Path>) -> anyhow::Result<Option<String>> {
     let Some(file) = file else { return Ok(None) };
     let text = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
-    Ok(text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned))
+    let line = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
+    // The server's own key file marks administrators' keys.
+    Ok(line.map(|line| line.strip_prefix("admin ").unwrap_or(line).trim().to_owned()))
 }

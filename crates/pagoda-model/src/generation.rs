@@ -18,8 +18,6 @@ pub struct GenerationDefaults {
     pub min_p: Option<f32>,
     /// 1 is off.
     pub repetition_penalty: Option<f32>,
-    /// Output tokens where the request names no limit.
-    pub max_new_tokens: Option<u32>,
 }
 
 /// `generation_config.json`.
@@ -30,7 +28,6 @@ pub(crate) struct GenerationConfig {
     top_k: Option<i64>,
     min_p: Option<f64>,
     repetition_penalty: Option<f64>,
-    max_new_tokens: Option<u32>,
     /// The tokens that end an answer.
     pub(crate) eos_token_id: Option<OneOrMany>,
 }
@@ -45,7 +42,6 @@ impl GenerationConfig {
             top_k: self.top_k.map(|v| u32::try_from(v).unwrap_or(0)),
             min_p: self.min_p.map(|v| v as f32),
             repetition_penalty: self.repetition_penalty.map(|v| v as f32),
-            max_new_tokens: self.max_new_tokens,
         }
         .validated()
     }
@@ -64,7 +60,6 @@ impl GenerationDefaults {
             top_k: top_k.map(|v| v.min(u32::MAX as usize) as u32),
             min_p: number("min_p")?,
             repetition_penalty: number("penalty_repeat")?,
-            max_new_tokens: None,
         }
         .validated()
     }

@@ -204,7 +204,7 @@ impl Model {
         linear(backend, embedding, &rows.last, num_sequences, &mut rows.logits);
         timed("linear lm_head", start);
         let start = Instant::now();
-        let sample_rows: Vec<_> = (0..num_sequences as u32).map(greedy).collect();
+        let sample_rows: Vec<_> = (0..num_sequences as u32).map(SampleRow::greedy).collect();
         let sample = Sample { logits: &rows.logits, vocab_size: VOCAB, rows: &sample_rows };
         let pending = backend.sample(sample).expect("sample");
         assert!(backend.read_back(pending).expect("samples").iter().all(Result::is_ok), "logits are finite");
@@ -267,28 +267,6 @@ fn steps(num_sequences: usize, context_len: usize, query_len: usize) -> BatchMet
         metadata.block_table_starts.push(metadata.block_tables.len() as u32);
     }
     metadata
-}
-
-fn greedy(row: u32) -> SampleRow<'static> {
-    SampleRow {
-        row,
-        temperature: 0.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        repetition_penalty: 1.0,
-        frequency_penalty: 0.0,
-        presence_penalty: 0.0,
-        counts: &[],
-        bias: &[],
-        banned: &[],
-        mask: None,
-        forced: None,
-        seed: 0,
-        sample_index: 0,
-        position: 0,
-        num_logprobs: None,
-    }
 }
 
 /// CPU time of all threads of the process.

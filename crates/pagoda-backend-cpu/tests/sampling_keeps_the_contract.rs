@@ -6,28 +6,6 @@ use pagoda_backend::{Backend, NonFiniteLogits, Sample, SampleRow, Sampled, Token
 use pagoda_backend_cpu::{CpuBackend, Isa, reference};
 use support::{Random, backend, instruction_sets, tensor};
 
-fn greedy(row: u32) -> SampleRow<'static> {
-    SampleRow {
-        row,
-        temperature: 0.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        repetition_penalty: 1.0,
-        frequency_penalty: 0.0,
-        presence_penalty: 0.0,
-        counts: &[],
-        bias: &[],
-        banned: &[],
-        mask: None,
-        forced: None,
-        seed: 0,
-        sample_index: 0,
-        position: 0,
-        num_logprobs: None,
-    }
-}
-
 type Outcome = Result<Sampled, NonFiniteLogits>;
 
 fn sample(
@@ -124,7 +102,7 @@ fn every_combination_of_rules_gives_the_token_of_the_reference() {
                 sample_index: random.below(3) as u32,
                 position: random.below(1000) as u32,
                 num_logprobs: random.pick(&[None, Some(0), Some(1), Some(20)]),
-                ..greedy(0)
+                ..SampleRow::greedy(0)
             };
             let what = format!("{isa} case {case} seed {seed}: {row:?} of {vocab_size}");
             let expected = reference::sample(&logits[..vocab_size], &row);
@@ -151,7 +129,7 @@ fn a_large_vocabulary_gives_the_token_of_the_reference() {
             min_p: random.pick(&[0.0, 0.01]),
             seed: random.bits(),
             num_logprobs: Some(5),
-            ..greedy(0)
+            ..SampleRow::greedy(0)
         };
         let expected = reference::sample(&logits, &row);
         let actual = sample(&mut backend, &logits, vocab_size, vocab_size, std::slice::from_ref(&row));
@@ -169,7 +147,7 @@ fn draws_follow_the_softmax_over_positions_seeds_and_sample_indices() {
     for varied in 0..3 {
         let rows: Vec<SampleRow<'_>> = (0..DRAWS)
             .map(|index| {
-                let mut row = SampleRow { temperature: 1.0, ..greedy(0) };
+                let mut row = SampleRow { temperature: 1.0, ..SampleRow::greedy(0) };
                 match varied {
                     0 => row.position = index,
                     1 => row.seed = u64::from(index),
@@ -202,8 +180,8 @@ fn a_row_that_is_not_finite_fails_alone() {
             for at in [0, 15, 16, 63, 64, 99] {
                 let mut logits = Random(33).numbers(3 * 100);
                 logits[100 + at] = poison;
-                let row = |row| SampleRow { temperature: 1.0, ..greedy(row) };
-                let rows = [row(0), row(1), row(2), greedy(1), greedy(2)];
+                let row = |row| SampleRow { temperature: 1.0, ..SampleRow::greedy(row) };
+                let rows = [row(0), row(1), row(2), SampleRow::greedy(1), SampleRow::greedy(2)];
                 let outcomes = sample(&mut backend, &logits, 100, 100, &rows);
                 let failed: Vec<bool> = outcomes.iter().map(Result::is_err).collect();
                 assert_eq!(failed, [false, true, false, true, false], "{isa} {poison} at {at}");
@@ -219,9 +197,9 @@ fn rules_that_leave_no_token_fail_the_row() {
     let mask = [0u32];
     for temperature in [0.0, 1.0] {
         let rows = [
-            SampleRow { temperature, banned: &banned, ..greedy(0) },
-            SampleRow { temperature, mask: Some(&mask), ..greedy(0) },
-            SampleRow { temperature, banned: &banned[..9], ..greedy(0) },
+            SampleRow { temperature, banned: &banned, ..SampleRow::greedy(0) },
+            SampleRow { temperature, mask: Some(&mask), ..SampleRow::greedy(0) },
+            SampleRow { temperature, banned: &banned[..9], ..SampleRow::greedy(0) },
         ];
         let outcomes = sample(&mut backend, &[1.0; 10], 10, 10, &rows);
         assert!(outcomes[0].is_err() && outcomes[1].is_err());
@@ -236,8 +214,8 @@ fn ties_go_to_the_lower_id() {
     for token in [70, 130, 299] {
         logits[token] = 5.0;
     }
-    let row = SampleRow { num_logprobs: Some(4), ..greedy(0) };
-    let one_of_three = SampleRow { temperature: 1.0, top_k: 1, ..greedy(0) };
+    let row = SampleRow { num_logprobs: Some(4), ..SampleRow::greedy(0) };
+    let one_of_three = SampleRow { temperature: 1.0, top_k: 1, ..SampleRow::greedy(0) };
     let outcomes = sample(&mut backend, &logits, 300, 300, &[row, one_of_three]);
     let sampled = outcomes[0].as_ref().unwrap();
     assert_eq!((sampled.token, sampled.rank), (70, 1));
@@ -256,7 +234,7 @@ fn a_row_is_the_same_alone_and_among_others() {
             top_p: if index.is_multiple_of(2) { 1.0 } else { 0.8 },
             seed: u64::from(index),
             num_logprobs: Some(3),
-            ..greedy(index % 8)
+            ..SampleRow::greedy(index % 8)
         };
         let rows: Vec<SampleRow<'_>> = (0..40).map(row).collect();
         for num_threads in 1..=3 {
@@ -279,7 +257,7 @@ fn the_next_step_may_name_the_last_samples() {
     let table = table.unwrap();
     let mut logits = vec![0.0; 2 * 64];
     (logits[7], logits[64 + 50]) = (1.0, 1.0);
-    sample(&mut backend, &logits, 64, 64, &[greedy(0), greedy(1)]);
+    sample(&mut backend, &logits, 64, 64, &[SampleRow::greedy(0), SampleRow::greedy(1)]);
     let input_tokens =
         [InputToken::LastSampled(1), InputToken::Known(7), InputToken::LastSampled(0)].to_vec();
     let mut metadata = BatchMetadata { input_tokens, ..BatchMetadata::default() };

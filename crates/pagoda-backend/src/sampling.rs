@@ -47,6 +47,31 @@ pub struct SampleRow<'a> {
     pub num_logprobs: Option<u32>,
 }
 
+impl SampleRow<'_> {
+    /// The likeliest token of a row, every rule off and nothing reported.
+    pub fn greedy(row: u32) -> Self {
+        SampleRow {
+            row,
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            counts: &[],
+            bias: &[],
+            banned: &[],
+            mask: None,
+            forced: None,
+            seed: 0,
+            sample_index: 0,
+            position: 0,
+            num_logprobs: None,
+        }
+    }
+}
+
 /// How often a token occurs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenCount {

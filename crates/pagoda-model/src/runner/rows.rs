@@ -116,23 +116,9 @@ fn chosen_row<'a>(plan: &'a StepPlan, entry: usize, row: u32, counts: &'a TokenC
 fn forced_row(plan: &StepPlan, entry: usize, row: u32) -> SampleRow<'static> {
     let prompt_row = &plan.prompt_logprobs[entry];
     SampleRow {
-        row,
-        temperature: 0.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        repetition_penalty: 1.0,
-        frequency_penalty: 0.0,
-        presence_penalty: 0.0,
-        counts: &[],
-        bias: &[],
-        banned: &[],
-        mask: None,
         forced: Some(prompt_row.target),
-        seed: 0,
-        sample_index: 0,
-        position: 0,
         num_logprobs: Some(prompt_row.num_logprobs),
+        ..SampleRow::greedy(row)
     }
 }
 

@@ -25,6 +25,7 @@
 
 mod chat;
 mod detokenizer;
+mod grammar;
 mod guard;
 mod stop;
 mod tokenizer;
@@ -34,6 +35,10 @@ pub use chat::{
     TemplateSources,
 };
 pub use detokenizer::{DetokenizeOptions, Detokenizer, TextPosition};
+pub use grammar::{
+    Grammar, GrammarCompiler, GrammarError, GrammarLimits, GrammarOptions, GrammarSource, MatchError,
+    Matcher, SchemaBounds, SchemaError, bounded,
+};
 pub use guard::is_within_panic_boundary;
 pub use stop::{StopMatcher, StopOutput};
 pub use tokenizer::{EncodeOptions, GgufVocab, Tokenizer, TokenizerError, TokenizerLimits, TokenizerSource};

@@ -12,6 +12,7 @@ mod environment;
 mod memory;
 mod pull;
 mod serve;
+mod text;
 mod wire;
 
 use std::process::ExitCode;

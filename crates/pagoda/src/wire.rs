@@ -8,12 +8,12 @@ use std::sync::Arc;
 use anyhow::Context;
 use pagoda_backend_cpu::CpuBackend;
 use pagoda_engine::EngineHandle;
-use pagoda_model::{Checkpoint, GenerationDefaults, GgufTokenizer, MemoryBudget, ModelRunner, TextAssets};
+use pagoda_model::{Checkpoint, GenerationDefaults, MemoryBudget, ModelRunner};
 use pagoda_server::{LoadedModel, SamplingDefaults};
-use pagoda_text::{ChatTemplate, GgufVocab, SpecialTokens, Tokenizer, TokenizerSource};
 
 use crate::args::ServeArgs;
 use crate::config::Config;
+use crate::text;
 
 /// A model that is ready to serve, and what it took.
 pub(crate) struct Wired {
@@ -29,8 +29,8 @@ pub(crate) struct Wired {
 pub(crate) fn load(checkpoint: &Checkpoint, args: &ServeArgs, config: &Config) -> anyhow::Result<Wired> {
     let assets = checkpoint.text_assets();
     let stop_token_ids = assets.stop_token_ids.clone();
-    let chat_template = chat_template(&assets, args.chat_template.as_deref())?;
-    let tokenizer = Arc::new(Tokenizer::new(tokenizer_source(assets)?).context("building the tokenizer")?);
+    let chat_template = text::chat_template(&assets, args.chat_template.as_deref())?;
+    let tokenizer = Arc::new(text::tokenizer(assets)?);
 
     let backend = CpuBackend::new(config.cpu).context("starting the CPU backend")?;
     let backend = backend.with_arithmetic(config.arithmetic);
@@ -49,53 +49,6 @@ pub(crate) fn load(checkpoint: &Checkpoint, args: &ServeArgs, config: &Config) -
         block_size: config.runner.block_size,
     };
     Ok(Wired { model, memory, device })
-}
-
-fn tokenizer_source(assets: TextAssets) -> anyhow::Result<TokenizerSource> {
-    match (assets.tokenizer_json, assets.gguf_tokenizer) {
-        (Some(json), _) => Ok(TokenizerSource::Json(json)),
-        (None, Some(gguf)) => Ok(TokenizerSource::Gguf(gguf_vocab(gguf))),
-        (None, None) => {
-            anyhow::bail!("the checkpoint has no tokenizer: put tokenizer.json beside the weights")
-        }
-    }
-}
-
-fn gguf_vocab(gguf: GgufTokenizer) -> GgufVocab {
-    GgufVocab {
-        model: gguf.model,
-        pre: gguf.pre,
-        tokens: gguf.tokens,
-        token_types: gguf.token_types,
-        merges: gguf.merges,
-        scores: gguf.scores,
-        bos_token_id: gguf.bos_token_id,
-        eos_token_id: gguf.eos_token_id,
-        unknown_token_id: gguf.unknown_token_id,
-        padding_token_id: gguf.padding_token_id,
-        add_bos_token: Some(gguf.add_bos_token),
-        add_eos_token: Some(gguf.add_eos_token),
-        add_space_prefix: gguf.add_space_prefix,
-    }
-}
-
-/// The template of the flag, else the model's own; a model without one serves completions only.
-fn chat_template(assets: &TextAssets, file: Option<&Path>) -> anyhow::Result<Option<ChatTemplate>> {
-    let source = match file {
-        Some(file) => {
-            Some(std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?)
-        }
-        None => assets.chat_template.clone(),
-    };
-    let special_tokens = SpecialTokens {
-        bos_token: assets.bos_token.clone(),
-        eos_token: assets.eos_token.clone(),
-        unk_token: assets.unk_token.clone(),
-        pad_token: assets.pad_token.clone(),
-        ..SpecialTokens::default()
-    };
-    let template = source.map(|source| ChatTemplate::new(&source, special_tokens)).transpose();
-    template.context("reading the chat template")
 }
 
 fn sampling_defaults(model: &GenerationDefaults) -> SamplingDefaults {

@@ -22,6 +22,8 @@ pub struct TokenMemoryConfig {
     pub vocab_size: u32,
 }
 
+type Sampled = SampledToken<Option<TokenLogprobs>>;
+
 /// Calculates a step's duration from its plan.
 type Delay = Box<dyn FnMut(&StepPlan) -> Duration + Send>;
 
@@ -89,9 +91,10 @@ impl<S: TokenSource> TokenMemoryExecutor<S> {
         self.memory.copy_all(&plan.copies);
         self.write_batch(&plan.batch);
         let samples: Vec<_> = plan.samples.iter().map(|row| self.sample(row, &plan.batch)).collect();
-        self.last_sampled = samples.iter().map(|sampled| sampled.token).collect();
+        // A row that failed has no successor: its sequence has ended.
+        self.last_sampled = samples.iter().map(|sampled| sampled.as_ref().map_or(0, |s| s.token)).collect();
         StepOutput {
-            samples: samples.into_iter().map(Ok).collect(),
+            samples,
             prompt_logprobs: plan
                 .prompt_logprobs
                 .iter()
@@ -124,7 +127,7 @@ impl<S: TokenSource> TokenMemoryExecutor<S> {
         }
     }
 
-    fn sample(&mut self, row: &SampleRow, batch: &BatchInput) -> SampledToken<Option<TokenLogprobs>> {
+    fn sample(&mut self, row: &SampleRow, batch: &BatchInput) -> Result<Sampled, RowError> {
         let tokens = self.read_back(row.row, batch);
         assert_eq!(tokens.len(), row.position as usize, "the row's context ends before the token to choose");
         if let Some(history) = &row.history {
@@ -138,10 +141,14 @@ impl<S: TokenSource> TokenMemoryExecutor<S> {
         let first = *self.first_positions.entry(row.sequence).or_insert(row.position);
         let vocab_size = self.config.vocab_size;
         let num_output_tokens = (row.position - first) as usize;
-        let chosen =
-            self.source.choose(SampleContext { tokens: &tokens, row, num_output_tokens, vocab_size });
+        let context = SampleContext { tokens: &tokens, row, num_output_tokens, vocab_size };
+        let chosen = self.source.choose(context)?;
         let token = not_banned(chosen, &row.banned, vocab_size);
-        SampledToken { token, extra: row.params.num_logprobs.map(|count| logprobs(token, count, vocab_size)) }
+        if token != chosen {
+            self.source.forbidden(chosen, context)?;
+        }
+        let extra = row.params.num_logprobs.map(|count| logprobs(token, count, vocab_size));
+        Ok(SampledToken { token, extra })
     }
 
     fn prompt_logprob(&self, row: &PromptLogprobRow, batch: &BatchInput) -> Option<TokenLogprobs> {

@@ -1,6 +1,6 @@
 //! How a fake executor chooses the next token.
 
-use pagoda_engine::{SampleRow, TokenId};
+use pagoda_engine::{RowError, SampleRow, TokenId};
 
 use crate::random::mix;
 
@@ -17,15 +17,20 @@ pub struct SampleContext<'a> {
     pub vocab_size: u32,
 }
 
-/// Chooses tokens. Banned tokens are replaced by the executor.
+/// Chooses tokens.
 pub trait TokenSource: Send {
-    /// The next token of a sequence.
-    fn choose(&mut self, context: SampleContext<'_>) -> TokenId;
+    /// The next token of a sequence. An error ends the sequence, as a row of NaN does.
+    fn choose(&mut self, context: SampleContext<'_>) -> Result<TokenId, RowError>;
+
+    /// The chosen token may not be chosen. `Ok` leaves it to the executor, which takes the next one that may.
+    fn forbidden(&mut self, _chosen: TokenId, _context: SampleContext<'_>) -> Result<(), RowError> {
+        Ok(())
+    }
 }
 
 impl<F: FnMut(SampleContext<'_>) -> TokenId + Send> TokenSource for F {
-    fn choose(&mut self, context: SampleContext<'_>) -> TokenId {
-        self(context)
+    fn choose(&mut self, context: SampleContext<'_>) -> Result<TokenId, RowError> {
+        Ok(self(context))
     }
 }
 
@@ -35,8 +40,8 @@ impl<F: FnMut(SampleContext<'_>) -> TokenId + Send> TokenSource for F {
 pub struct HashSource;
 
 impl TokenSource for HashSource {
-    fn choose(&mut self, context: SampleContext<'_>) -> TokenId {
-        hash_token(context.tokens, context.row.params.seed, context.row.sample_index, context.vocab_size)
+    fn choose(&mut self, context: SampleContext<'_>) -> Result<TokenId, RowError> {
+        Ok(hash_token(context.tokens, context.row.params.seed, context.row.sample_index, context.vocab_size))
     }
 }
 
@@ -54,9 +59,9 @@ pub fn hash_token(tokens: &[TokenId], seed: u64, sample_index: u32, vocab_size: 
 pub struct ScriptSource(pub Vec<TokenId>);
 
 impl TokenSource for ScriptSource {
-    fn choose(&mut self, context: SampleContext<'_>) -> TokenId {
+    fn choose(&mut self, context: SampleContext<'_>) -> Result<TokenId, RowError> {
         let last = self.0.len().checked_sub(1).expect("a script has at least one token");
-        self.0[context.num_output_tokens.min(last)]
+        Ok(self.0[context.num_output_tokens.min(last)])
     }
 }
 
@@ -65,9 +70,9 @@ impl TokenSource for ScriptSource {
 pub struct SuccessorSource;
 
 impl TokenSource for SuccessorSource {
-    fn choose(&mut self, context: SampleContext<'_>) -> TokenId {
+    fn choose(&mut self, context: SampleContext<'_>) -> Result<TokenId, RowError> {
         let last = context.tokens.last().expect("a sequence that samples has tokens");
-        (last + 1 + 10 * context.row.sample_index * u32::from(context.num_output_tokens == 0))
-            % context.vocab_size
+        Ok((last + 1 + 10 * context.row.sample_index * u32::from(context.num_output_tokens == 0))
+            % context.vocab_size)
     }
 }

@@ -102,7 +102,7 @@ impl Setup {
                 watermark_blocks: 2,
                 ..EngineConfig::default()
             },
-            source: Box::new(move |context| source.choose(context)),
+            source: Box::new(move |context| source.choose(context).expect("these sources never fail")),
             delay: Duration::ZERO,
             faults: FaultPlan::new(),
         }

@@ -4,8 +4,7 @@
 
 mod support;
 
-use std::process::Command;
-
+use support::script::run_checks;
 use support::server::Server;
 
 #[test]
@@ -21,15 +20,5 @@ fn every_check_of_the_python_script_passes() {
         &model,
         &["--max-model-len", "2048", "--api-key-file", key_file.to_str().unwrap()],
     );
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sdk/openai_sdk.py");
-    let output = Command::new(python)
-        .arg(script)
-        .args([open.url(), guarded.url(), key.to_owned()])
-        .env("NO_PROXY", "127.0.0.1")
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .output()
-        .unwrap();
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{stdout}\n{stderr}");
-    assert_eq!(stdout.lines().filter(|line| line.starts_with("ok ")).count(), 15, "{stdout}");
+    run_checks(&python, "openai_sdk.py", &[open.url(), guarded.url(), key.to_owned()], 15);
 }

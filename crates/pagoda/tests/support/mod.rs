@@ -5,7 +5,12 @@
 
 pub(crate) mod hub;
 pub(crate) mod rng;
+pub(crate) mod script;
+pub(crate) mod scripted;
 pub(crate) mod server;
+/// The binary's own way from a checkpoint to tokenizer and template.
+#[path = "../../src/text.rs"]
+mod text;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -31,16 +36,21 @@ pub(crate) fn real_model() -> Option<PathBuf> {
     found
 }
 
-/// Python with the packages of scripts/requirements-test.txt.
-pub(crate) fn test_python() -> Option<PathBuf> {
+/// A file or folder of the test cache that scripts/setup_tests.sh makes, or `None` (after saying so).
+pub(crate) fn test_cache(relative: &str) -> Option<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))?;
-    let python = cache.join("pagoda/test/venv/bin/python");
-    if !python.is_file() {
-        skip("the Python test environment is not there (scripts/setup_tests.sh)");
+    let path = cache.join("pagoda/test").join(relative);
+    if !path.exists() {
+        skip(&format!("{relative} is not in the test cache (scripts/setup_tests.sh)"));
         return None;
     }
-    Some(python)
+    Some(path)
+}
+
+/// Python with the packages of scripts/requirements-test.txt.
+pub(crate) fn test_python() -> Option<PathBuf> {
+    test_cache("venv/bin/python")
 }
 
 fn skip(why: &str) {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::Write;
+use std::time::Duration;
 
 /// Everything the engine needs to know. Build it with struct update syntax over [`EngineConfig::default`].
 pub struct EngineConfig {
@@ -29,6 +30,12 @@ pub struct EngineConfig {
     /// Preemptions after which a sequence is no victim any more: it is admitted again only when blocks for its whole
     /// possible length can be set aside. At least 1.
     pub max_preemptions: u32,
+    /// Tokens of the vocabulary: the length of a constraint's masks.
+    pub vocab_size: usize,
+    /// Threads that fill the masks of constrained sequences while the forward pass runs; started by the first of them.
+    pub num_mask_threads: usize,
+    /// How long a step waits for a mask before it fails that sequence.
+    pub mask_time_limit: Duration,
     /// Receives every step plan as a table (`--trace-steps`).
     pub trace: Option<Box<dyn Write + Send>>,
 }
@@ -98,6 +105,9 @@ impl Default for EngineConfig {
             prefix_caching: true,
             aging_steps: 256,
             max_preemptions: 8,
+            vocab_size: 65_536,
+            num_mask_threads: 2,
+            mask_time_limit: Duration::from_secs(1),
             trace: None,
         }
     }
@@ -157,6 +167,9 @@ impl fmt::Debug for EngineConfig {
             .field("prefix_caching", &self.prefix_caching)
             .field("aging_steps", &self.aging_steps)
             .field("max_preemptions", &self.max_preemptions)
+            .field("vocab_size", &self.vocab_size)
+            .field("num_mask_threads", &self.num_mask_threads)
+            .field("mask_time_limit", &self.mask_time_limit)
             .field("trace", &self.trace.is_some())
             .finish()
     }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::io::Write;
 
 use crate::kv::KvCacheManager;
+use crate::mask_pool::MaskPool;
 use crate::scheduler::Scheduler;
 use crate::{
     ConfigError, EngineConfig, EngineStats, Executor, ExecutorError, IntegrityError, IntegrityReport,
@@ -47,6 +48,7 @@ pub struct Engine<E: Executor> {
     scheduler: Scheduler<E::Extra>,
     kv: KvCacheManager,
     executor: E,
+    masks: MaskPool,
     /// Oldest first; at most the pipeline's depth.
     in_flight: VecDeque<InFlight<E::Ticket>>,
     pipeline_depth: usize,
@@ -63,6 +65,7 @@ impl<E: Executor> Engine<E> {
             scheduler: Scheduler::new(&config),
             kv: KvCacheManager::new(config.num_blocks, config.block_size, config.prefix_caching),
             executor,
+            masks: MaskPool::new(config.num_mask_threads),
             in_flight: VecDeque::new(),
             pipeline_depth: config.pipeline_depth.num_steps(),
             trace: config.trace,
@@ -104,6 +107,9 @@ impl<E: Executor> Engine<E> {
             if write!(trace, "{plan}").and_then(|()| trace.flush()).is_err() {
                 self.trace = None;
             }
+        }
+        for mask in plan.samples.iter().filter_map(|row| row.mask.as_ref()) {
+            self.masks.submit(mask.clone());
         }
         match self.executor.launch(&plan) {
             Ok(ticket) => self.in_flight.push_back(InFlight { plan, ticket }),

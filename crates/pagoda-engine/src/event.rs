@@ -50,6 +50,8 @@ pub struct TokenEvent<X> {
 pub enum FinishReason {
     /// One of its stop tokens was chosen (the event's token).
     Stop,
+    /// The value that its constraint asks for has ended with the event's token.
+    Complete,
     /// `max_tokens` or the context window was reached.
     Length,
 }

@@ -1,6 +1,6 @@
 //! The door to the device: the engine launches a plan and waits for its tokens. Knows no model and no float.
 
-use crate::{StepPlan, TokenId};
+use crate::{ConstraintError, StepPlan, TokenId};
 
 /// Runs step plans. Production implementation: `pagoda-model`'s `ModelRunner`; tests use a token memory.
 pub trait Executor: Send {
@@ -41,6 +41,12 @@ pub struct SampledToken<X> {
 pub struct RowError {
     /// What went wrong, without any text of the request.
     pub message: String,
+}
+
+impl From<ConstraintError> for RowError {
+    fn from(error: ConstraintError) -> Self {
+        RowError { message: error.message.to_owned() }
+    }
 }
 
 /// A whole step failed. Its sequences end with an error; the engine lives on.

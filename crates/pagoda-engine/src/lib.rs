@@ -21,6 +21,7 @@
 //! the laws of the block manager ([`KvCacheManager`]) are checked by [`Engine::check_integrity`].
 
 mod config;
+mod constraint;
 mod engine;
 mod event;
 mod executor;
@@ -29,6 +30,7 @@ mod ids;
 mod integrity;
 mod kv;
 mod limits;
+mod mask_pool;
 mod plan;
 mod request;
 mod sampling;
@@ -39,6 +41,7 @@ mod thread;
 mod trace;
 
 pub use config::*;
+pub use constraint::{ConstraintError, TokenConstraint, TokenMask};
 pub use engine::*;
 pub use event::*;
 pub use executor::*;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::{BlockId, SamplingParams, SequenceId, Slot, TokenId};
+use crate::{BlockId, SamplingParams, SequenceId, Slot, TokenId, TokenMask};
 
 /// Everything the executor needs for one step.
 #[derive(Clone, Debug, Default)]
@@ -121,8 +121,11 @@ pub struct SampleRow {
     pub position: u32,
     /// How to choose.
     pub params: Arc<SamplingParams>,
-    /// Tokens that may not be chosen (stop tokens before `min_tokens`).
+    /// Tokens that may not be chosen (stop tokens before `min_tokens`). Empty where there is a mask, which has them.
     pub banned: Arc<[TokenId]>,
+    /// The tokens that the sequence's constraint allows; being filled since the step was launched, awaited just before the
+    /// choice.
+    pub mask: Option<TokenMask>,
     /// The tokens so far, for the penalties; present iff `params.needs_history()`. At depth 2 the token in flight is
     /// missing, and `last_in_flight` names it.
     pub history: Option<TokenHistory>,

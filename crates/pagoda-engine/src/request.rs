@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{SamplingParams, TokenId};
+use crate::{SamplingParams, TokenConstraint, TokenId};
 
 /// One generation request: a prompt, how to continue it, and how often.
 #[derive(Clone, Debug)]
@@ -22,6 +22,8 @@ pub struct Request {
     /// Logprobs of this many alternatives for every prompt token; `Some(0)` gives the prompt token's own. Such a
     /// request matches nothing in the prefix cache, because every position must be computed.
     pub prompt_logprobs: Option<u32>,
+    /// Restricts the tokens of each sequence, from its first output token on; each sequence gets a fork.
+    pub constraint: Option<Box<dyn TokenConstraint>>,
 }
 
 /// When a sequence ends. Stop *strings* are the server's business: it closes the stream.

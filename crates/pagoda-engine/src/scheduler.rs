@@ -4,6 +4,7 @@
 mod admit;
 mod check;
 mod commit;
+mod constraints;
 mod plan_rows;
 mod rank;
 mod request_state;
@@ -70,6 +71,8 @@ struct BatchLimits {
     watermark_blocks: usize,
     aging_steps: u64,
     max_preemptions: u32,
+    vocab_size: usize,
+    mask_time_limit: std::time::Duration,
 }
 
 impl<X> Scheduler<X> {
@@ -84,6 +87,8 @@ impl<X> Scheduler<X> {
                 watermark_blocks: config.watermark_blocks,
                 aging_steps: config.aging_steps,
                 max_preemptions: config.max_preemptions,
+                vocab_size: config.vocab_size,
+                mask_time_limit: config.mask_time_limit,
             },
             requests: IdMap::default(),
             sequences: IdMap::default(),

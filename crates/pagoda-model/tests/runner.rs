@@ -45,6 +45,7 @@ fn sample_row(row: u32, sample_index: u32) -> SampleRow {
         position: row + 1,
         params: Arc::new(params),
         banned: Arc::new([]),
+        mask: None,
         history: None,
     }
 }

@@ -92,7 +92,7 @@ impl ChoiceText {
             FinishReason::Stop if self.stop_token_ids.contains(&event.token) => {
                 Finish::StopToken(event.token)
             }
-            FinishReason::Stop => Finish::EndOfText,
+            FinishReason::Stop | FinishReason::Complete => Finish::EndOfText,
             FinishReason::Length => Finish::Length,
         });
         if finish.is_some() {
@@ -108,7 +108,7 @@ impl ChoiceText {
         }
         let text = self.detokenizer.finish();
         let finish = match reason {
-            FinishReason::Stop => Finish::EndOfText,
+            FinishReason::Stop | FinishReason::Complete => Finish::EndOfText,
             FinishReason::Length => Finish::Length,
         };
         self.advance(&text, Some(finish))

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use pagoda_text::{GrammarLimits, SchemaBounds};
+
 use crate::ApiKeys;
 
 /// Everything that is known before the model is loaded.
@@ -18,6 +20,10 @@ pub struct ServerConfig {
     pub connections: ConnectionLimits,
     /// Limits on one request.
     pub requests: RequestLimits,
+    /// Limits on grammars.
+    pub grammar_limits: GrammarLimits,
+    /// The most that a schema gets where it sets no bound itself; less where the answer has less room.
+    pub schema_bounds: SchemaBounds,
     /// How the server ends.
     pub drain: DrainLimits,
 }
@@ -31,6 +37,8 @@ impl ServerConfig {
             cors_origins: Vec::new(),
             connections: ConnectionLimits::default(),
             requests: RequestLimits::default(),
+            grammar_limits: GrammarLimits::default(),
+            schema_bounds: SchemaBounds::default(),
             drain: DrainLimits::default(),
         }
     }

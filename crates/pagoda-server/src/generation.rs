@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use crate::constraint::ConstraintSpec;
 use crate::error::ApiError;
 
 /// What a client asked for.
@@ -22,6 +23,8 @@ pub(crate) struct Generation {
     /// Every number except the seed has been chosen by the client or by the model's defaults.
     pub(crate) sampling: pagoda_engine::SamplingParams,
     pub(crate) stop: StopRules,
+    /// What the answer must be.
+    pub(crate) constraint: Option<ConstraintSpec>,
     pub(crate) output: OutputRules,
     pub(crate) delivery: Delivery,
     /// Lower is served first.

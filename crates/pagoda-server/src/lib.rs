@@ -19,6 +19,7 @@ mod body;
 mod choice;
 mod config;
 mod connection;
+mod constraint;
 mod dialect;
 mod error;
 mod exchange;

@@ -5,8 +5,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use pagoda_engine::{EngineHandle, TokenLogprobs};
-use pagoda_text::{ChatTemplate, Tokenizer};
+use pagoda_text::{ChatTemplate, GrammarCompiler, GrammarOptions, Tokenizer};
 
+use crate::ServerConfig;
 use crate::metrics::Metrics;
 
 /// What comes with each token.
@@ -56,16 +57,29 @@ pub(crate) struct ServedModel {
     pub(crate) chat_template: Option<ChatTemplate>,
     pub(crate) stop_token_ids: Arc<[u32]>,
     pub(crate) sampling_defaults: SamplingDefaults,
+    /// Compiles what answers must be; `None` for a vocabulary that cannot be laid out.
+    pub(crate) grammars: Option<GrammarCompiler>,
     pub(crate) max_model_len: usize,
     pub(crate) metrics: Metrics,
 }
 
 impl ServedModel {
-    pub(crate) fn new(model: LoadedModel, model_name: &str) -> Self {
+    pub(crate) fn new(model: LoadedModel, config: &ServerConfig) -> Self {
         let max_model_len = model.engine.limits().max_model_len;
         let num_blocks = model.engine.stats().kv_blocks_total as usize + 1;
-        let metrics = Metrics::new(model_name, max_model_len, model.block_size, num_blocks);
+        let metrics =
+            Metrics::new(&config.served_model_names[0], max_model_len, model.block_size, num_blocks);
+        let options = GrammarOptions {
+            eos_ids: model.stop_token_ids.clone(),
+            limits: config.grammar_limits.clone(),
+            bounds: config.schema_bounds,
+        };
+        let grammars = GrammarCompiler::new(&model.tokenizer, options);
+        if let Err(error) = &grammars {
+            tracing::warn!(%error, "structured output is off");
+        }
         ServedModel {
+            grammars: grammars.ok(),
             engine: model.engine,
             tokenizer: model.tokenizer,
             chat_template: model.chat_template,

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use pagoda_engine::TokenConstraint;
 use pagoda_text::{ChatTemplateInput, TemplateError, TokenizerError};
 use tokio::sync::Semaphore;
 
@@ -64,6 +65,8 @@ pub(crate) struct PreparedPrompt {
     pub(crate) token_ids: Vec<u32>,
     /// The prompt as its client wrote it, for echo.
     pub(crate) text: String,
+    /// What its answers must be.
+    pub(crate) constraint: Option<Box<dyn TokenConstraint>>,
 }
 
 /// What preparing needs to know besides the prompt.
@@ -84,17 +87,25 @@ pub(crate) fn prepare(source: PromptSource, context: PrepareContext<'_>) -> Resu
     let prompt = match source {
         PromptSource::TokenIds(token_ids) => {
             let text = tokenizer.decode(&token_ids, context.skip_special_tokens);
-            PreparedPrompt { token_ids, text }
+            PreparedPrompt { token_ids, text, constraint: None }
         }
         PromptSource::Text { text, add_special_tokens } => {
             let token_ids = tokenizer.encode(&text, add_special_tokens);
-            PreparedPrompt { token_ids: token_ids.map_err(|error| refused(&error, context.param))?, text }
+            PreparedPrompt {
+                token_ids: token_ids.map_err(|error| refused(&error, context.param))?,
+                text,
+                constraint: None,
+            }
         }
         PromptSource::Chat(chat) => {
             let text = render(chat, model)?;
             // The template writes the special tokens itself.
             let token_ids = tokenizer.encode(&text, false);
-            PreparedPrompt { token_ids: token_ids.map_err(|error| refused(&error, context.param))?, text }
+            PreparedPrompt {
+                token_ids: token_ids.map_err(|error| refused(&error, context.param))?,
+                text,
+                constraint: None,
+            }
         }
     };
     check_length(prompt.token_ids.len(), context)?;

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::Stream;
-use pagoda_engine::{RequestError, RequestEvent, RequestStream};
+use pagoda_engine::{Request, RequestError, RequestEvent, RequestStream};
 
 use crate::choice::{ChoiceRules, ChoiceText, token_detail};
 use crate::error::ApiError;
@@ -272,7 +272,8 @@ fn submit_prompt(
 ) -> Result<PromptRun, ApiError> {
     let num_prompt_tokens = prompt.token_ids.len();
     let token_ids: Arc<[u32]> = prompt.token_ids.into();
-    let request = engine_request(model, generation, &token_ids, context.caller);
+    let constraint = prompt.constraint;
+    let request = Request { constraint, ..engine_request(model, generation, &token_ids, context.caller) };
     let max_tokens = request.stop.max_tokens;
     let stream = model.engine.submit(request).map_err(|error| refused(&error, model, context))?;
     // Started only now: a refused request is not an aborted one.

@@ -53,7 +53,7 @@ impl Server {
     /// Hands over the loaded model; the server is ready from now on. A server takes one model in its life: a second one
     /// is dropped.
     pub fn attach(&self, model: LoadedModel) {
-        let model = ServedModel::new(model, self.state.model_name());
+        let model = ServedModel::new(model, &self.state.config);
         if self.state.model.set(Arc::new(model)).is_err() {
             tracing::error!("a model is being served already");
         }

@@ -39,6 +39,7 @@ pub(crate) fn engine_request(
         priority: generation.priority,
         cache_salt: cache_salt(caller, &generation.cache_salt),
         prompt_logprobs: num_logprobs.filter(|_| generation.output.echo),
+        constraint: None,
     }
 }
 

@@ -143,7 +143,8 @@ impl<S: TokenSource> TokenMemoryExecutor<S> {
         let num_output_tokens = (row.position - first) as usize;
         let context = SampleContext { tokens: &tokens, row, num_output_tokens, vocab_size };
         let chosen = self.source.choose(context)?;
-        let token = not_banned(chosen, &row.banned, vocab_size);
+        let mask = row.mask.as_ref().map(|mask| mask.wait());
+        let token = allowed(chosen, &row.banned, mask, vocab_size);
         if token != chosen {
             self.source.forbidden(chosen, context)?;
         }
@@ -205,9 +206,14 @@ fn table(batch: &BatchInput, sequence: usize) -> &[BlockId] {
 }
 
 /// The first token from `chosen` on that may be chosen.
-pub(crate) fn not_banned(chosen: TokenId, banned: &[TokenId], vocab_size: u32) -> TokenId {
+pub(crate) fn allowed(chosen: TokenId, banned: &[TokenId], mask: Option<&[u32]>, vocab_size: u32) -> TokenId {
+    let is_set = |mask: &[u32], token: TokenId| {
+        mask.get(token as usize / 32).is_some_and(|word| word >> (token % 32) & 1 == 1)
+    };
     let mut candidates = (0..vocab_size).map(|step| (chosen + step) % vocab_size);
-    candidates.find(|token| !banned.contains(token)).unwrap_or(chosen)
+    candidates
+        .find(|token| !banned.contains(token) && mask.is_none_or(|mask| is_set(mask, *token)))
+        .unwrap_or(chosen)
 }
 
 /// Made up: the token itself is the likeliest, its successors follow at equal distances.

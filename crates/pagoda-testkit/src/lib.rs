@@ -5,6 +5,7 @@
 //! not: part of any shipped binary.
 
 mod block_machine;
+mod constraint;
 mod executor;
 mod fault;
 mod kv_memory;
@@ -16,6 +17,7 @@ mod token_source;
 mod wait;
 
 pub use block_machine::{BlockMachine, BlockMachineCounts};
+pub use constraint::{ConstraintFault, WalkConstraint};
 pub use executor::{TokenMemoryConfig, TokenMemoryExecutor};
 pub use fault::{Fault, FaultPlan, HangGuard};
 pub use kv_memory::KvMemory;

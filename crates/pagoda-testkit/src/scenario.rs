@@ -104,6 +104,7 @@ impl Scenario {
             aging_steps: number("aging", 100) as u64,
             max_preemptions: number("max_preemptions", 8) as u32,
             trace: Some(Box::new(trace.clone())),
+            ..EngineConfig::default()
         };
         let memory = TokenMemoryConfig {
             block_size: config.block_size,
@@ -170,6 +171,7 @@ impl Scenario {
             num_sequences: number("n", 1) as u32,
             priority: number("priority", 0),
             cache_salt: CacheSalt(arguments.get("salt").map_or(Vec::new(), |salt| salt.as_bytes().to_vec())),
+            constraint: None,
             prompt_logprobs: arguments.values().any(|value| value == "logprobs").then_some(0),
         };
         let id = RequestId(self.names.len() as u64);
@@ -211,6 +213,7 @@ impl Scenario {
 fn event_text(event: &RequestEvent<Option<TokenLogprobs>>) -> String {
     let reason = |finish: &Option<FinishReason>| match finish {
         Some(FinishReason::Stop) => ", stop",
+        Some(FinishReason::Complete) => ", complete",
         Some(FinishReason::Length) => ", length",
         None => "",
     };

@@ -7,7 +7,8 @@ mod load;
 use std::collections::BTreeMap;
 
 use pagoda_engine::{
-    Engine, EngineConfig, EngineEvent, EngineStats, Request, RequestEvent, RequestId, StepOutcome, TokenId,
+    Engine, EngineConfig, EngineEvent, EngineStats, FinishReason, Request, RequestEvent, RequestId,
+    StepOutcome, TokenId,
 };
 
 use crate::{Fault, FaultPlan, Random, TokenMemoryConfig, TokenMemoryExecutor};
@@ -24,6 +25,8 @@ pub struct SimulationReport {
     pub num_aborted: u64,
     /// Requests of which at least a part failed, because the executor did.
     pub num_failed: u64,
+    /// Sequences that ended with their constraint's value.
+    pub num_complete: u64,
     /// Operations after which every law was checked.
     pub num_checks: u64,
     /// The most steps that passed without an output token while one was wanted, less ceil(longest prompt / budget).
@@ -269,6 +272,7 @@ impl Simulation {
                 );
                 client.said[sample].push(token.token);
                 client.finishes[sample] = token.finish;
+                self.report.num_complete += u64::from(token.finish == Some(FinishReason::Complete));
                 self.note_output();
             }
             RequestEvent::Finished { sample_index, reason } => {

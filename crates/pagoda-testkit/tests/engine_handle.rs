@@ -48,6 +48,7 @@ fn request(prompt: &[TokenId], max_tokens: u32) -> Request {
         priority: 0,
         cache_salt: Default::default(),
         prompt_logprobs: None,
+        constraint: None,
     }
 }
 

@@ -21,6 +21,7 @@ fn an_idle_engine_uses_less_than_one_percent_of_a_core() {
         priority: 0,
         cache_salt: Default::default(),
         prompt_logprobs: None,
+        constraint: None,
     };
     // It has worked before, and has found its way back to sleep.
     block_on(handle.submit(request).unwrap().collect::<Vec<_>>());

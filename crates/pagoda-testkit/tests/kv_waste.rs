@@ -44,6 +44,7 @@ fn less_than_four_percent_of_the_held_slots_hold_no_token() {
             priority: 0,
             cache_salt: Default::default(),
             prompt_logprobs: None,
+            constraint: None,
         };
         engine.add_request(RequestId(id), request).unwrap();
     }

@@ -41,6 +41,7 @@ fn the_lowest_priority_is_served_under_an_endless_stream_of_better_ones() {
         priority,
         cache_salt: Default::default(),
         prompt_logprobs: None,
+        constraint: None,
     };
     let patient = RequestId(0);
     engine.add_request(patient, request(3)).unwrap();

@@ -31,6 +31,7 @@ fn every_output_equals_the_output_alone_and_every_block_comes_back() {
     assert!(sum(|stats| stats.num_preemptions) > NUM_SEEDS / 2);
     assert!(sum(|stats| stats.num_protected_admissions) > NUM_SEEDS / 10);
     assert!(sum(|stats| stats.num_failed_steps) > NUM_SEEDS / 10);
+    assert!(reports.iter().map(|report| report.num_complete).sum::<u64>() > NUM_SEEDS);
     assert!(sum(|stats| stats.num_copies) > NUM_SEEDS);
     assert!(sum(|stats| stats.prefix_cache_hits) > NUM_SEEDS);
     assert!(sum(|stats| stats.num_aborted_requests) > NUM_SEEDS / 2);

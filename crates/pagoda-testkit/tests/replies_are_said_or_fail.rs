@@ -43,6 +43,7 @@ fn request(prompt: &[TokenId], min_tokens: u32) -> Request {
         priority: 0,
         cache_salt: Default::default(),
         prompt_logprobs: None,
+        constraint: None,
     }
 }
 

@@ -50,6 +50,7 @@ fn a_step_of_256_decoding_sequences_takes_microseconds() {
                 priority: 0,
                 cache_salt: Default::default(),
                 prompt_logprobs: None,
+                constraint: None,
             };
             engine.add_request(RequestId(id), request).unwrap();
         }

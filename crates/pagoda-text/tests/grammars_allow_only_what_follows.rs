@@ -2,8 +2,11 @@
 
 mod byte_vocab;
 mod rng;
+mod schema_shapes;
 
-use pagoda_text::{Grammar, GrammarCompiler, GrammarOptions, GrammarSource, Matcher, Tokenizer};
+use pagoda_text::{
+    Grammar, GrammarCompiler, GrammarError, GrammarOptions, GrammarSource, Matcher, Tokenizer,
+};
 use rng::Rng;
 use serde_json::{Value, json};
 
@@ -45,24 +48,78 @@ fn walk(tokenizer: &Tokenizer, grammar: &Grammar, rng: &mut Rng, max_tokens: usi
 }
 
 #[test]
-fn random_walks_of_a_schema_are_values_of_it_and_end() {
+fn random_walks_of_twenty_shapes_are_values_of_them_and_end() {
     let tokenizer = tokenizer();
-    let schema = json!({
-        "type": "object",
-        "properties": {
-            "name": {"type": "string"},
-            "tags": {"type": "array", "items": {"enum": ["a", "bc", 7, null]}},
-            "size": {"type": "integer"},
-        },
-        "required": ["name", "tags", "size"],
-    });
-    let grammar = compiler(&tokenizer).compile(&GrammarSource::JsonSchema(schema)).unwrap();
+    let compiler = compiler(&tokenizer);
     let mut rng = Rng(1);
+    for (name, schema) in schema_shapes::shapes() {
+        let grammar = compiler.compile(&GrammarSource::JsonSchema(schema.clone()));
+        let grammar = grammar.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let validator = jsonschema::options().should_validate_formats(true).build(&schema).unwrap();
+        for _ in 0..5 {
+            let text = walk(&tokenizer, &grammar, &mut rng, 100_000);
+            let text = text.unwrap_or_else(|| panic!("{name}: the value does not end"));
+            let value: Value =
+                serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}: {text}"));
+            let errors: Vec<String> = validator.iter_errors(&value).map(|error| error.to_string()).collect();
+            assert!(errors.is_empty(), "{name}: {errors:?}: {text}");
+            assert_in_order(&value, schema.get("properties"), name);
+        }
+    }
+}
+
+/// The keys come in the order of the schema.
+fn assert_in_order(value: &Value, properties: Option<&Value>, name: &str) {
+    let (Some(value), Some(properties)) = (value.as_object(), properties.and_then(Value::as_object)) else {
+        return;
+    };
+    let places: Vec<usize> =
+        value.keys().map(|key| properties.keys().position(|known| known == key).unwrap()).collect();
+    assert!(places.is_sorted(), "{name}: {places:?}");
+}
+
+#[test]
+fn a_json_object_without_a_schema_ends() {
+    let tokenizer = tokenizer();
+    let compiler = compiler(&tokenizer);
+    let mut rng = Rng(5);
+    let grammar = compiler.compile(&GrammarSource::JsonObject).unwrap();
     for _ in 0..20 {
-        let text = walk(&tokenizer, &grammar, &mut rng, 4096).expect("the value ends");
+        let text = walk(&tokenizer, &grammar, &mut rng, 100_000).expect("the object ends");
         let value: Value = serde_json::from_str(&text).unwrap();
-        let keys: Vec<&String> = value.as_object().unwrap().keys().collect();
-        assert_eq!(keys, ["name", "tags", "size"]);
+        assert!(value.is_object());
+    }
+}
+
+#[test]
+fn a_bad_schema_is_refused_at_its_place() {
+    let tokenizer = tokenizer();
+    let compiler = compiler(&tokenizer);
+    for (schema, path) in [
+        (json!([]), "$"),
+        (json!({"type": "strin"}), "$.type"),
+        (json!({"properties": {"a b": {"type": 7}}}), "$.properties[\"a b\"].type"),
+        (json!({"properties": {"a": {"minLength": -1}}}), "$.properties.a.minLength"),
+        (json!({"properties": {"a": {"pattern": "("}}}), "$.properties.a.pattern"),
+        (json!({"properties": {"a": {"pattern": "(?=b)a"}}}), "$.properties.a.pattern"),
+        (json!({"items": {"not": {}}}), "$.items.not"),
+        (json!({"anyOf": [{"type": "null"}, {"enum": []}]}), "$.anyOf[1].enum"),
+        (json!({"$ref": "#/$defs/a"}), "$.$ref"),
+        (json!({"$ref": "http://example.com/schema"}), "$.$ref"),
+        (
+            json!({"$ref": "#/$defs/a", "$defs": {"a": {"items": {"minItems": 3, "maxItems": 2}}}}),
+            "$.$defs.a.items.minItems",
+        ),
+        (json!({"required": ["a"], "properties": {"a": false}}), "$"),
+        (json!({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}), "$"),
+        (json!({"type": "array", "uniqueItems": true}), "$.uniqueItems"),
+        (json!({"allOf": [{"type": "string"}, {"type": "integer"}]}), "$.allOf[1].type"),
+        (json!({"type": "array", "minItems": 1_000_000_000}), "$.minItems"),
+    ] {
+        match compiler.compile(&GrammarSource::JsonSchema(schema.clone())) {
+            Err(GrammarError::Schema(error)) => assert_eq!(error.path, path, "{schema}: {error}"),
+            other => panic!("{schema}: {other:?}"),
+        }
     }
 }
 

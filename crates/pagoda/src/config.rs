@@ -56,6 +56,8 @@ pub(crate) struct Config {
     pub(crate) watermark_blocks: usize,
     /// Whether equal prompt beginnings share KV.
     pub(crate) prefix_caching: bool,
+    /// Tokens that may be chosen.
+    pub(crate) vocab_size: usize,
     /// What the user should know.
     pub(crate) warnings: Vec<String>,
 }
@@ -142,6 +144,7 @@ impl Config {
             max_queued_requests: args.max_queued_requests.unwrap_or(QUEUED_PER_SEQ * args.max_num_seqs),
             watermark_blocks: (pool.num_blocks / 100).clamp(1, 16),
             prefix_caching: !args.no_prefix_caching,
+            vocab_size: checkpoint.num_choosable_tokens(),
             runner,
 
             warnings,
@@ -161,6 +164,7 @@ impl Config {
             max_queued_requests: self.max_queued_requests,
             watermark_blocks: self.watermark_blocks,
             prefix_caching: self.prefix_caching,
+            vocab_size: self.vocab_size,
             ..EngineConfig::default()
         }
     }

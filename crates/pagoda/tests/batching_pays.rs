@@ -64,6 +64,7 @@ fn serve(
             priority: 0,
             cache_salt: CacheSalt::default(),
             prompt_logprobs: None,
+            constraint: None,
         };
         engine.add_request(RequestId(rng.next()), request).expect("the request is valid");
     }

@@ -168,6 +168,7 @@ fn random_request(rng: &mut Rng, vocab_size: u32, max_prompt: usize, max_tokens:
         priority: rng.range(0, 2) as i32,
         cache_salt: CacheSalt::default(),
         prompt_logprobs: None,
+        constraint: None,
     }
 }
 

@@ -25,7 +25,10 @@ impl<X> Scheduler<X> {
             if self.sequences.contains_key(&row.sequence) {
                 match sampled {
                     Ok(sampled) => self.commit_token(row.sequence, row.position, sampled, kv),
-                    Err(error) => self.fail_sequence(row.sequence, error, kv),
+                    Err(error) => {
+                        let error = self.constraint_error(row.sequence).unwrap_or(error);
+                        self.fail_sequence(row.sequence, error, kv);
+                    }
                 }
             }
         }
@@ -90,27 +93,41 @@ impl<X> Scheduler<X> {
     ) {
         let sequence = self.sequences.get_mut(&id).expect("the caller has looked the sequence up");
         assert_eq!(sequence.tokens.len(), position as usize, "{id} gets the token of another position");
+        let sample_index = sequence.sample_index;
+        let request = self.requests.get_mut(&sequence.rank.request).expect("a sequence has a request");
+        let num_output_tokens = sequence.tokens.len() + 1 - sequence.num_prompt_tokens;
+        let may_stop = num_output_tokens > request.stop.min_tokens as usize;
+        let is_stop = may_stop && request.stop.stop_token_ids.contains(&sampled.token);
+        let is_complete = match request.constraints.advance(sample_index, sampled.token, is_stop) {
+            Ok(is_complete) => is_complete,
+            Err(error) => return self.fail_sequence(id, error.into(), kv),
+        };
         sequence.num_tokens_in_flight -= 1;
         // For a newborn sibling, whose prompt another sequence has computed.
         sequence.num_committed_tokens = position as usize;
         sequence.tokens.push(sampled.token);
         self.stats.num_output_tokens += 1;
-        let stop = &self.requests[&sequence.rank.request].stop;
-        let num_output_tokens = sequence.tokens.len() - sequence.num_prompt_tokens;
-        let may_stop = num_output_tokens > stop.min_tokens as usize;
-        let finish = if may_stop && stop.stop_token_ids.contains(&sampled.token) {
+        let finish = if is_stop {
             Some(FinishReason::Stop)
+        } else if is_complete {
+            Some(FinishReason::Complete)
         } else if sequence.tokens.len() >= sequence.max_num_tokens {
             Some(FinishReason::Length)
         } else {
             None
         };
-        let sample_index = sequence.sample_index;
         let event = TokenEvent { sample_index, token: sampled.token, extra: sampled.extra, finish };
         self.events.push(EngineEvent::Request(sequence.rank.request, RequestEvent::Token(event)));
         if finish.is_some() {
             self.end_sequence(id, Disposal::Reusable, kv);
         }
+    }
+
+    /// Why no token could be chosen, if it is the constraint's doing.
+    fn constraint_error(&mut self, id: SequenceId) -> Option<RowError> {
+        let sequence = &self.sequences[&id];
+        let request = self.requests.get_mut(&sequence.rank.request).expect("a sequence has a request");
+        request.constraints.take_error(sequence.sample_index).map(RowError::from)
     }
 
     /// A row of the sequence failed; what it computed is not to be shared.

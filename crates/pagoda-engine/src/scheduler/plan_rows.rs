@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::Scheduler;
+use super::constraints::MaskTerms;
 use super::rank::Rank;
 use super::sequence::Sequence;
 use crate::kv::{BlockTable, KvCacheManager};
@@ -79,7 +80,7 @@ impl<X> Scheduler<X> {
 
     fn plan_sample(&mut self, id: SequenceId, row: u32, plan: &mut StepPlan) {
         let sequence = self.sequences.get_mut(&id).expect("a sequence that samples is in the map");
-        let request = &self.requests[&sequence.rank.request];
+        let request = self.requests.get_mut(&sequence.rank.request).expect("a sequence has a request");
         let stop = &request.stop;
         let may_not_stop = sequence.num_output_tokens() < stop.min_tokens as usize;
         let history = request.sampling.needs_history().then(|| TokenHistory {
@@ -87,6 +88,14 @@ impl<X> Scheduler<X> {
             num_prompt_tokens: sequence.num_prompt_tokens as u32,
             last_in_flight: (sequence.num_tokens_in_flight > 0).then_some(sequence.last_sample),
         });
+        let banned = if may_not_stop { &stop.stop_token_ids } else { &self.nothing_banned };
+        let terms = MaskTerms {
+            vocab_size: self.limits.vocab_size,
+            banned: Arc::clone(banned),
+            time_limit: self.limits.mask_time_limit,
+        };
+        let mask = request.constraints.lend(sequence.sample_index, terms);
+        let banned = Arc::clone(if mask.is_some() { &self.nothing_banned } else { banned });
         sequence.last_sample = plan.samples.len() as u32;
         plan.samples.push(SampleRow {
             row,
@@ -94,7 +103,8 @@ impl<X> Scheduler<X> {
             sample_index: sequence.sample_index,
             position: sequence.num_tokens() as u32,
             params: Arc::clone(&request.sampling),
-            banned: Arc::clone(if may_not_stop { &stop.stop_token_ids } else { &self.nothing_banned }),
+            banned,
+            mask,
             history,
         });
         sequence.num_tokens_in_flight += 1;
@@ -110,6 +120,7 @@ impl Sequence {
             tokens: self.tokens.clone(),
             num_prompt_tokens: self.num_prompt_tokens,
             max_num_tokens: self.max_num_tokens,
+            is_constrained: self.is_constrained,
             num_tokens_in_flight: 0,
             last_sample: 0,
             num_computed_tokens: self.num_computed_tokens,

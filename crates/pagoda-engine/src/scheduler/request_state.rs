@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::constraints::Constraints;
 use crate::{Request, SamplingParams, SequenceId, StopCriteria};
 
 /// Where one of a request's n sequences stands.
@@ -20,6 +21,7 @@ pub(super) struct RequestState {
     pub(super) sampling: Arc<SamplingParams>,
     pub(super) stop: StopCriteria,
     pub(super) prompt_logprobs: Option<u32>,
+    pub(super) constraints: Constraints,
     /// The sequence that computes the prompt; `None` once it is computed and every sample has its own sequence.
     pub(super) carrier: Option<SequenceId>,
     /// `[num_sequences]`
@@ -39,6 +41,7 @@ impl RequestState {
             sampling: request.sampling,
             stop: request.stop,
             prompt_logprobs: request.prompt_logprobs,
+            constraints: Constraints::new(request.constraint, request.num_sequences),
             carrier: Some(carrier),
             samples: vec![Sample::Unborn; request.num_sequences as usize],
             first_sequence: carrier,
@@ -76,6 +79,7 @@ impl RequestState {
                 born.push((index as u32, sequence));
             }
         }
+        self.constraints.give_birth(born.iter().map(|&(sample_index, _)| sample_index));
         born
     }
 

@@ -21,6 +21,8 @@ pub(super) struct Sequence {
     pub(super) num_prompt_tokens: usize,
     /// Tokens after which it ends, whatever they are.
     pub(super) max_num_tokens: usize,
+    /// Its next token depends on the last one through a constraint: nothing is planned for it while a token is in flight.
+    pub(super) is_constrained: bool,
     /// 0 or 1 when a step is planned; 2 between a launch and the commit of the step before it.
     pub(super) num_tokens_in_flight: usize,
     /// The entry of the newest launched step's samples that chooses the newest token in flight.
@@ -42,6 +44,7 @@ impl Sequence {
             max_num_tokens: (num_prompt_tokens + request.stop.max_tokens as usize).min(max_model_len),
             tokens,
             num_prompt_tokens,
+            is_constrained: request.constraint.is_some(),
             num_tokens_in_flight: 0,
             last_sample: 0,
             num_computed_tokens: 0,
@@ -62,10 +65,12 @@ impl Sequence {
         self.num_tokens() - self.num_prompt_tokens
     }
 
-    /// Tokens to compute. A sequence whose last token is in flight has none: it ends with the commit.
+    /// Tokens to compute. A sequence whose last token is in flight has none: it ends with the commit. Nor has a constrained
+    /// one with any token in flight: what may follow is not known before that token is.
     pub(super) fn num_wanted_tokens(&self) -> usize {
-        let is_full = self.num_tokens_in_flight > 0 && self.num_tokens() >= self.max_num_tokens;
-        if is_full { 0 } else { self.num_tokens() - self.num_computed_tokens }
+        let is_last = self.num_tokens() >= self.max_num_tokens;
+        let must_wait = self.num_tokens_in_flight > 0 && (is_last || self.is_constrained);
+        if must_wait { 0 } else { self.num_tokens() - self.num_computed_tokens }
     }
 
     /// Whether a token follows the last computed one: not if only the prompt is asked for.

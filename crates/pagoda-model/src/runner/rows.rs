@@ -103,7 +103,8 @@ fn chosen_row<'a>(plan: &'a StepPlan, entry: usize, row: u32, counts: &'a TokenC
         counts: counts.of(entry),
         bias: &params.logit_bias,
         banned: &sample.banned,
-        mask: None,
+        // Filled while the forward pass ran; an empty one removes every token, which fails this row alone.
+        mask: sample.mask.as_ref().map(|mask| mask.wait()),
         forced: None,
         seed: params.seed,
         sample_index: sample.sample_index,

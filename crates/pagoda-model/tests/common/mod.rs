@@ -119,6 +119,7 @@ pub fn request(
         priority: 0,
         cache_salt: Default::default(),
         prompt_logprobs,
+        constraint: None,
     }
 }
 

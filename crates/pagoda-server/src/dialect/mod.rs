@@ -5,6 +5,7 @@ pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod messages;
 mod parameters;
+mod structured;
 mod usage;
 
 use serde::Serialize;

@@ -3,7 +3,7 @@
 use pagoda_engine::SamplingParams;
 use serde_json::Value;
 
-use super::ReadContext;
+use super::{ReadContext, structured};
 use crate::error::ApiError;
 use crate::fields::{Fields, whole};
 use crate::generation::{Delivery, Generation, OutputRules, PromptSource, StopRules};
@@ -41,6 +41,7 @@ pub(super) fn generation(
         min_tokens,
         sampling,
         stop,
+        constraint: structured::read(&mut fields)?,
         output: OutputRules {
             echo: part.echo,
             is_continuation: part.is_continuation,
@@ -57,22 +58,7 @@ pub(super) fn generation(
 /// Fields that would change the answer and that this server cannot honour: an error is better than an answer that
 /// silently ignores them.
 fn refuse_unsupported(fields: &mut Fields) -> Result<(), ApiError> {
-    if let Some(format) = fields.take("response_format") {
-        match format.get("type").and_then(Value::as_str) {
-            Some("text") => {}
-            Some(_) => return Err(ApiError::unsupported("response_format", "only `text` is supported")),
-            None => return Err(ApiError::invalid("response_format", "must be an object with a `type`")),
-        }
-    }
-    const REFUSED: [&str; 7] = [
-        "structured_outputs",
-        "guided_json",
-        "guided_regex",
-        "guided_choice",
-        "guided_grammar",
-        "chat_template",
-        "prompt_logprobs",
-    ];
+    const REFUSED: [&str; 2] = ["chat_template", "prompt_logprobs"];
     for name in REFUSED {
         if fields.take(name).is_some() {
             return Err(ApiError::unsupported(name, "this server does not support it"));

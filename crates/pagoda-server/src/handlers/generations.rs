@@ -11,6 +11,7 @@ use http::{HeaderValue, header};
 
 use crate::RequestLimits;
 use crate::body;
+use crate::constraint;
 use crate::dialect::{Dialect, ReadContext};
 use crate::error::ApiError;
 use crate::exchange::Exchange;
@@ -57,21 +58,40 @@ struct Prepared {
     prompts: Vec<PreparedPrompt>,
 }
 
+impl Prepared {
+    /// Compiles what the answers must be. They may be as long as the longest prompt leaves room for.
+    fn constrain(&mut self, model: &ServedModel, context: SubmitContext) -> Result<(), ApiError> {
+        let Some(spec) = &self.generation.constraint else { return Ok(()) };
+        let longest = self.prompts.iter().map(|prompt| prompt.token_ids.len()).max().unwrap_or(0);
+        let room = model.max_model_len.saturating_sub(longest);
+        let room = room.min(usize::try_from(self.generation.max_tokens).unwrap_or(usize::MAX));
+        let grammar = constraint::compile(spec, model, room, context)?;
+        for prompt in &mut self.prompts {
+            prompt.constraint = Some(constraint::constraint(&grammar));
+        }
+        Ok(())
+    }
+}
+
 impl Call {
     async fn answer(self, request: Request) -> Result<Response, ApiError> {
         let model = self.state.serving_model()?;
         let limits = self.state.config.requests;
         let bytes = body::read(request, &limits).await?;
-        let (state, dialect, for_reading) = (Arc::clone(&self.state), self.dialect, Arc::clone(&model));
-        let work = move || read_and_prepare(&bytes, dialect, &state, &for_reading);
-        let Prepared { generation, prompts } = self.state.prompts.run(work).await?;
-        let head = self.head(&generation);
-        let is_streamed = generation.delivery.stream;
         let context = SubmitContext {
             caller: self.caller,
             retry_after: self.state.config.drain.retry_after,
             prompt_param: self.dialect.prompt_param(),
         };
+        let (state, dialect, for_reading) = (Arc::clone(&self.state), self.dialect, Arc::clone(&model));
+        let work = move || {
+            let mut prepared = read_and_prepare(&bytes, dialect, &state, &for_reading)?;
+            prepared.constrain(&for_reading, context)?;
+            Ok(prepared)
+        };
+        let Prepared { generation, prompts } = self.state.prompts.run(work).await?;
+        let head = self.head(&generation);
+        let is_streamed = generation.delivery.stream;
         let run = GenerationRun::submit(&model, generation, prompts, context)?;
         let noted = NotedRun { run, exchange: self.exchange };
         if is_streamed {

@@ -1,9 +1,9 @@
 //! A request of the simulation, what it has said so far, and what it would say alone.
 
-use pagoda_engine::{FinishReason, Request, RequestId, TokenId};
+use pagoda_engine::{FinishReason, Request, RequestId, TokenConstraint, TokenId};
 
 use super::load::Sizes;
-use crate::executor::not_banned;
+use crate::executor::allowed;
 use crate::hash_token;
 
 /// A request, what it must say, and what it has said.
@@ -47,15 +47,38 @@ pub(super) fn alone(request: &Request, sample_index: u32, sizes: Sizes) -> (Vec<
     let num_prompt_tokens = tokens.len();
     let max_num_tokens = (num_prompt_tokens + stop.max_tokens as usize).min(sizes.max_model_len);
     let mut finish = FinishReason::Length;
+    let mut constraint = request.constraint.clone();
     while tokens.len() < max_num_tokens && finish == FinishReason::Length {
         let chosen = hash_token(&tokens, request.sampling.seed, sample_index, sizes.vocab_size);
         let may_stop = tokens.len() - num_prompt_tokens >= stop.min_tokens as usize;
         let banned = if may_stop { &[][..] } else { &stop.stop_token_ids };
-        let token = not_banned(chosen, banned, sizes.vocab_size);
-        tokens.push(token);
+        let mask = constraint.as_mut().map(|constraint| mask(constraint.as_mut(), banned));
+        let mask = match mask {
+            Some(None) => break,
+            Some(Some(mask)) => Some(mask),
+            None => None,
+        };
+        let banned = if mask.is_some() { &[][..] } else { banned };
+        let token = allowed(chosen, banned, mask.as_ref().map(|mask| &mask[..]), sizes.vocab_size);
         if may_stop && stop.stop_token_ids.contains(&token) {
             finish = FinishReason::Stop;
+        } else if let Some(constraint) = &mut constraint {
+            if constraint.advance(token).is_err() {
+                break;
+            }
+            if constraint.is_complete() {
+                finish = FinishReason::Complete;
+            }
         }
+        tokens.push(token);
     }
     (tokens.split_off(num_prompt_tokens), finish)
+}
+
+/// What may come next: a banned token only if nothing else may. `None` if the constraint fails, which ends the output.
+fn mask(constraint: &mut dyn TokenConstraint, banned: &[TokenId]) -> Option<[u32; 1]> {
+    let mut bits = [0];
+    constraint.fill_mask(&mut bits).ok()?;
+    let banned = banned.iter().fold(0, |bits: u32, token| bits | 1 << token);
+    Some(if bits[0] & !banned == 0 { bits } else { [bits[0] & !banned] })
 }

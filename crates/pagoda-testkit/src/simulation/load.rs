@@ -1,10 +1,13 @@
 //! How much a simulation asks of its engine, and of which size both are.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use pagoda_engine::{CacheSalt, EngineConfig, PipelineDepth, Request, SamplingParams, StopCriteria, TokenId};
+use pagoda_engine::{
+    CacheSalt, EngineConfig, PipelineDepth, Request, SamplingParams, StopCriteria, TokenConstraint, TokenId,
+};
 
-use crate::Random;
+use crate::{ConstraintFault, Random, WalkConstraint};
 
 /// What a simulation is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +29,7 @@ impl Load {
             max_num_seqs,
             budget: max_num_seqs + random.below(12),
             num_requests: random.between(10, 40) as u64,
+            may_fail: self == Load::Mixed,
         };
         let least = EngineConfig::min_num_blocks(sizes.max_model_len, block_size);
         let config = EngineConfig {
@@ -40,6 +44,9 @@ impl Load {
             prefix_caching: !random.one_in(8),
             aging_steps: random.between(1, 40) as u64,
             max_preemptions: self.max_preemptions(random),
+            vocab_size: sizes.vocab_size as usize,
+            num_mask_threads: random.below(3),
+            mask_time_limit: Duration::from_secs(60),
             trace: None,
         };
         (sizes, config)
@@ -62,6 +69,8 @@ pub(super) struct Sizes {
     pub(super) max_num_seqs: usize,
     pub(super) budget: usize,
     pub(super) num_requests: u64,
+    /// Whether constraints may fail.
+    pub(super) may_fail: bool,
 }
 
 impl Sizes {
@@ -100,6 +109,16 @@ impl Sizes {
             priority: random.below(5) as i32 - 2,
             cache_salt: CacheSalt(vec![0; random.below(2)]),
             prompt_logprobs: random.one_in(8).then_some(1),
+            constraint: random.one_in(3).then(|| self.draw_constraint(random)),
         }
+    }
+
+    /// Short values end before `max_tokens`, long ones do not. Some fail, which only a client that expects it may see.
+    fn draw_constraint(self, random: &mut Random) -> Box<dyn TokenConstraint> {
+        let seed = random.below(4) as u64;
+        let constraint = WalkConstraint::new(seed, self.vocab_size, random.between(1, 12) as u32);
+        let fails = self.may_fail && random.one_in(8);
+        let fault = if random.one_in(2) { ConstraintFault::Fill } else { ConstraintFault::Advance };
+        Box::new(if fails { constraint.with_fault(fault) } else { constraint })
     }
 }

@@ -20,12 +20,8 @@ pub struct GrammarLimits {
     pub max_source_bytes: usize,
     /// Largest regular expression, in bytes.
     pub max_regex_bytes: usize,
-    /// Most alternatives of a choice or values of an `enum`.
+    /// Most alternatives of a choice.
     pub max_choices: usize,
-    /// Deepest nesting of a schema.
-    pub max_depth: usize,
-    /// Most subschemas, after nested references have been laid out.
-    pub max_schemas: usize,
     /// Longest time that a caller waits for a compilation.
     pub compile_time: Duration,
     /// Compilations that run at the same time; more wait for their turn within `compile_time`.
@@ -42,23 +38,23 @@ impl Default for GrammarLimits {
             max_source_bytes: 512 << 10,
             max_regex_bytes: 16 << 10,
             max_choices: 4096,
-            max_depth: 64,
-            max_schemas: 16 << 10,
             compile_time: Duration::from_secs(5),
             num_compilers: 2,
-            max_cached: 64,
+            max_cached: 32,
             max_lexer_states: 50_000,
         }
     }
 }
 
-/// Bounds for what a JSON schema leaves open. Without them the value of a weak model never ends: one of 50 forced calls of a
-/// random-weight model ended within 512 tokens, with them 50 of 50. A bound that the schema states itself is never changed.
+/// Bounds for what a JSON schema leaves open. Without them the value of a weak model never ends. A bound that the schema
+/// states itself is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SchemaBounds {
-    /// `maxLength` of a string without one, in characters.
+    /// Tokens that the value has room for. The strings without `maxLength` share it.
+    pub room_tokens: usize,
+    /// The most that a string without `maxLength` gets, in characters.
     pub max_string_chars: usize,
-    /// `maxItems` of an array without one.
+    /// `maxItems` of an array without one; a quarter of it for each level of a schema within itself.
     pub max_items: usize,
     /// Properties of an object beyond those that its schema names.
     pub max_extra_properties: usize,
@@ -73,12 +69,27 @@ pub struct SchemaBounds {
 impl Default for SchemaBounds {
     fn default() -> Self {
         Self {
-            max_string_chars: 1024,
-            max_items: 32,
+            room_tokens: 4096,
+            max_string_chars: 8192,
+            max_items: 64,
             max_extra_properties: 16,
             max_integer_digits: 15,
             max_fraction_digits: 6,
             max_depth: 4,
+        }
+    }
+}
+
+impl SchemaBounds {
+    /// These bounds for a value that has room for `room_tokens` tokens. Rounded down to a power of two, so that answers of
+    /// similar length share a compiled grammar.
+    pub fn within(&self, room_tokens: usize) -> Self {
+        let room_tokens = 1 << room_tokens.clamp(16, 1 << 20).ilog2();
+        SchemaBounds {
+            room_tokens,
+            max_items: self.max_items.min((room_tokens / 64).max(4)),
+            max_extra_properties: self.max_extra_properties.min((room_tokens / 64).max(2)),
+            ..*self
         }
     }
 }

@@ -23,6 +23,7 @@
 //! compilation runs on threads of its own under a time limit, a step has a fuel limit, and a panic ends at the boundary.
 //! No error quotes them.
 
+mod cache;
 mod compiler;
 mod error;
 mod limits;

@@ -23,6 +23,7 @@ use crate::pack::CpuWeight;
 use crate::pool::Pool;
 use crate::sampling::{self, SamplingScratch};
 use crate::shared::{Disjoint, PerThread, ReadOnly};
+use crate::simd::LANES;
 
 /// Numbers below which sharing an element-wise op costs more than it saves.
 const MIN_TASK_LEN: usize = 16 << 10;
@@ -31,6 +32,8 @@ const MIN_TASK_LEN: usize = 16 << 10;
 const CHUNK_LEN: usize = 96 << 10;
 /// Rows that make unpacking a panel once more cheap (1 % of its multiply-adds).
 const MIN_CHUNK_ROWS: usize = 64;
+/// Multiply-adds of a task of a linear op at least, a few microseconds: taking a task costs a tenth of one.
+const MIN_TASK_PRODUCTS: usize = 256 << 10;
 
 /// The CPU as a device.
 pub struct CpuBackend {
@@ -311,12 +314,14 @@ impl Backend for CpuBackend {
             return Ok(());
         }
         let num_panels = weight.panels.len();
-        // Even, so that panels are taken in pairs; small enough to even out a thread that falls behind.
-        let panels_per_task = (num_panels / (8 * self.pool.num_threads())).clamp(2, 32).next_multiple_of(2);
-        let num_groups = num_panels.div_ceil(panels_per_task);
         let num_chunks = num_rows.div_ceil((CHUNK_LEN / weight.cols.max(1)).max(MIN_CHUNK_ROWS));
         let rows_per_chunk = num_rows.div_ceil(num_chunks);
         let num_chunks = num_rows.div_ceil(rows_per_chunk);
+        // Even, so that panels are taken in pairs; small enough to even out a thread that falls behind.
+        let worthwhile = MIN_TASK_PRODUCTS / (rows_per_chunk * weight.cols * LANES).max(1);
+        let panels_per_task = worthwhile.min(num_panels / (8 * self.pool.num_threads()));
+        let panels_per_task = panels_per_task.max(2).next_multiple_of(2);
+        let num_groups = num_panels.div_ceil(panels_per_task);
         let (x, out) = (ReadOnly(op.x.rows(num_rows).as_ptr()), Disjoint::new(op.out.rows_mut(num_rows)));
         let bias = ReadOnly(op.bias.map_or(std::ptr::null(), |bias| bias.0.as_ptr()));
         let is_int16 = self.arithmetic == Arithmetic::Int16 && weight.is_quantized();

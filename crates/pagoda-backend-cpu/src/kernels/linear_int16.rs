@@ -13,14 +13,14 @@ use std::ops::Range;
 
 use pagoda_backend::WeightFormat;
 
-use super::linear::Output;
+use super::linear::{Output, Upcoming};
 use crate::pack::{BLOCK, CpuWeight};
 use crate::simd::{LANES, Simd, for_height, isa_entry, sum_lanes};
 
 /// Rows that unpack codes in registers rather than into a tile.
 const DIRECT_ROWS: usize = 3;
-/// Columns of a tile at most: 16 KiB of pairs.
-const TILE_COLS: usize = 512;
+/// Columns of a tile at most: 64 KiB of pairs.
+const TILE_COLS: usize = 2048;
 /// Largest magnitude of a quantised activation.
 const MAX_CODE: f32 = 32767.0;
 /// Pairs of a block.
@@ -174,6 +174,7 @@ struct Tile {
     /// Their codes as pairs, `[num_blocks, 16, 16]`; null takes them from `blocks`.
     pairs: *const i32,
     output: Output,
+    upcoming: Upcoming,
     is_first: bool,
     is_last: bool,
 }
@@ -190,8 +191,8 @@ unsafe fn panel_of<S: Simd, C: Codes<S>>(task: &Int16Task<'_>, index: usize) {
         let num_blocks = step.min(total - first_block);
         let blocks = bytes.wrapping_add(first_block * C::BLOCK_BYTES);
         let (is_first, is_last) = (first_block == 0, first_block + num_blocks >= total);
-        let pairs = std::ptr::null();
-        let mut tile = Tile { first_block, num_blocks, blocks, pairs, output, is_first, is_last };
+        let (pairs, upcoming) = (std::ptr::null(), Upcoming::after(task.weight, index));
+        let mut tile = Tile { first_block, num_blocks, blocks, pairs, output, upcoming, is_first, is_last };
         // SAFETY: the blocks lie in the panel; the scratch holds the tile; the rows are the caller's promise.
         unsafe {
             if is_direct {
@@ -242,6 +243,8 @@ unsafe fn all_rows<S: Simd, C: Codes<S>>(task: &Int16Task<'_>, tile: Tile) {
             };
         }
         for_height!(S, height, block_of);
+        // SAFETY: asking for a line reads nothing.
+        unsafe { tile.upcoming.prefetch::<S>(block, num_blocks) };
         row += height;
     }
 }

@@ -80,6 +80,11 @@ impl Simd for Avx2 {
     const HAS_32_REGISTERS: bool = false;
 
     #[inline(always)]
+    unsafe fn prefetch(from: *const u8) {
+        // SAFETY: any address may be asked for.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) };
+    }
+    #[inline(always)]
     unsafe fn splat(value: f32) -> Pair {
         // SAFETY: arithmetic on registers.
         unsafe { Pair(_mm256_set1_ps(value), _mm256_set1_ps(value)) }

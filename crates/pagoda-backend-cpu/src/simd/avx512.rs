@@ -22,6 +22,11 @@ impl Simd for Avx512 {
     const HAS_32_REGISTERS: bool = true;
 
     #[inline(always)]
+    unsafe fn prefetch(from: *const u8) {
+        // SAFETY: any address may be asked for.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) };
+    }
+    #[inline(always)]
     unsafe fn splat(value: f32) -> __m512 {
         // SAFETY: arithmetic on registers.
         unsafe { _mm512_set1_ps(value) }

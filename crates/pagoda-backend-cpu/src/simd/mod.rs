@@ -64,6 +64,8 @@ pub(crate) trait Simd: Copy + 'static {
     /// `TILE_ROWS > 6`
     const HAS_32_REGISTERS: bool;
 
+    /// Asks for the cache line of an address, which need not be valid.
+    unsafe fn prefetch(from: *const u8);
     unsafe fn splat(value: f32) -> Self::V;
     unsafe fn load(from: *const f32) -> Self::V;
     /// Lanes 0..8 from one place, 8..16 from another.

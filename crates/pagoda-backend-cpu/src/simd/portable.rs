@@ -38,6 +38,8 @@ impl Simd for Portable {
     const HAS_32_REGISTERS: bool = false;
 
     #[inline(always)]
+    unsafe fn prefetch(_from: *const u8) {}
+    #[inline(always)]
     unsafe fn splat(value: f32) -> V {
         [value; LANES]
     }

@@ -20,7 +20,7 @@ pub enum Arithmetic {
     /// int16 activations with a scale per 32, exact integer products: not the same bits as [`Arithmetic::F32`], but the
     /// same numerics law. On SmolLM2 Q4_1, teacher-forced over 3,672 tokens, the argmax was equal everywhere and the
     /// logprobs differed by 3.8e-4 (root mean square; 3.4e-3 at most). On AVX2 a product of 1 row takes 0.6 of the time of
-    /// f32 (Q4_1), one of 32 rows or more 0.75.
+    /// f32 (Q4_1), one of 32 rows or more 0.75. What more precise integers would cost: docs/decisions/202.
     Int16,
 }
 

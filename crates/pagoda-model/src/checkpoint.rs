@@ -2,7 +2,8 @@
 //! checks everything that can be checked without reading the weights; loading borrows the weights from the mapping.
 
 mod gguf;
-mod hf;
+pub(crate) mod hf;
+mod templates;
 
 use std::borrow::Cow;
 use std::path::Path;

@@ -33,4 +33,4 @@ pub use error::ModelError;
 pub use generation::GenerationDefaults;
 pub use rope::{RopeConfig, RopeScaling};
 pub use runner::{MemoryBudget, ModelRunner, RunnerConfig, StepTicket, kv_bytes_per_block};
-pub use text_assets::{GgufTokenizer, TextAssets};
+pub use text_assets::{ChatTemplates, GgufTokenizer, TextAssets};

@@ -12,8 +12,8 @@ pub struct TextAssets {
     pub tokenizer_json: Option<Vec<u8>>,
     /// The vocabulary of a GGUF.
     pub gguf_tokenizer: Option<GgufTokenizer>,
-    /// Jinja source of the chat template.
-    pub chat_template: Option<String>,
+    /// Jinja sources of the chat templates.
+    pub chat_templates: Option<ChatTemplates>,
     /// Text of the token that begins a text.
     pub bos_token: Option<String>,
     /// Text of the token that ends a text.
@@ -26,6 +26,15 @@ pub struct TextAssets {
     pub stop_token_ids: Vec<u32>,
     /// Ids from here on are padding of the model's vocabulary and have no text.
     pub num_token_ids: usize,
+}
+
+/// A model's chat templates.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChatTemplates {
+    /// For every conversation.
+    pub default: String,
+    /// For conversations with tools, where the model has one of its own for them.
+    pub tool_use: Option<String>,
 }
 
 /// A vocabulary from GGUF metadata, as it lies there.
@@ -86,14 +95,14 @@ pub(crate) fn is_end_token(text: &str) -> bool {
 impl TextAssets {
     /// Reads the metadata of a GGUF. A GGUF without a vocabulary gives assets without a tokenizer.
     pub(crate) fn from_gguf(metadata: &GgufMetadata) -> Result<Self, ModelError> {
-        let chat_template = metadata.string("tokenizer.chat_template")?.map(str::to_owned);
+        let chat_templates = ChatTemplates::from_gguf(metadata)?;
         let Some(tokenizer) = GgufTokenizer::read(metadata)? else {
-            return Ok(TextAssets { chat_template, num_token_ids: usize::MAX, ..TextAssets::default() });
+            return Ok(TextAssets { chat_templates, num_token_ids: usize::MAX, ..TextAssets::default() });
         };
         let text = |id: Option<u32>| id.and_then(|id| tokenizer.tokens.get(id as usize).cloned());
         Ok(TextAssets {
             tokenizer_json: None,
-            chat_template,
+            chat_templates,
             bos_token: text(tokenizer.bos_token_id),
             eos_token: text(tokenizer.eos_token_id),
             unk_token: text(tokenizer.unknown_token_id),
@@ -102,6 +111,15 @@ impl TextAssets {
             num_token_ids: tokenizer.tokens.len(),
             gguf_tokenizer: Some(tokenizer),
         })
+    }
+}
+
+impl ChatTemplates {
+    /// Named templates lie under the default's key with their name behind it.
+    fn from_gguf(metadata: &GgufMetadata) -> Result<Option<Self>, ModelError> {
+        let text = |key: &str| Ok::<_, ModelError>(metadata.string(key)?.map(str::to_owned));
+        let tool_use = text("tokenizer.chat_template.tool_use")?;
+        Ok(text("tokenizer.chat_template")?.map(|default| ChatTemplates { default, tool_use }))
     }
 }
 
@@ -192,6 +210,22 @@ mod tests {
         let assets = TextAssets::from_gguf(&metadata(&extra)).unwrap();
         // "<|end|>" is an ordinary token here and 900 is none at all.
         assert_eq!(assets.stop_token_ids, [1, 2, 3, 5]);
+    }
+
+    #[test]
+    fn a_gguf_may_have_a_template_of_its_own_for_tools() {
+        let text = |text: &str| Value::String(text.to_owned());
+        let default = ("tokenizer.chat_template", text("D"));
+        let tool_use = ("tokenizer.chat_template.tool_use", text("T"));
+        let templates = |extra: &[(&str, Value)]| {
+            TextAssets::from_gguf(&metadata(extra))
+                .unwrap()
+                .chat_templates
+                .map(|found| (found.default, found.tool_use))
+        };
+        assert_eq!(templates(&[default.clone()]), Some(("D".into(), None)));
+        assert_eq!(templates(&[default, tool_use.clone()]), Some(("D".into(), Some("T".into()))));
+        assert_eq!(templates(&[tool_use]), None);
     }
 
     #[test]

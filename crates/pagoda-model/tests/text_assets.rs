@@ -19,19 +19,35 @@ fn assets(folder: &Path) -> TextAssets {
     Checkpoint::open(folder).unwrap().text_assets()
 }
 
+/// The default template, and the one for tools.
+fn templates(folder: &Path) -> Option<(String, Option<String>)> {
+    assets(folder).chat_templates.map(|found| (found.default, found.tool_use))
+}
+
+const NAMED: &str = r#"{"bos_token": {"content": "<s>", "lstrip": false}, "eos_token": null,
+    "chat_template": [{"name": "tool_use", "template": "T"}, {"name": "rag", "template": "R"},
+        {"name": "default", "template": "D"}]}"#;
+
 #[test]
 fn a_template_file_wins_over_the_tokenizer_configuration() {
-    let folder = folder_with(&[("chat_template.jinja", "{{ 'from the file' }}")]);
-    assert_eq!(assets(folder.path()).chat_template.unwrap(), "{{ 'from the file' }}");
+    let folder =
+        folder_with(&[("chat_template.jinja", "{{ 'from the file' }}"), ("tokenizer_config.json", NAMED)]);
+    assert_eq!(templates(folder.path()), Some(("{{ 'from the file' }}".into(), None)));
 }
 
 #[test]
-fn of_several_named_templates_the_default_is_taken_and_tokens_may_be_objects() {
-    let config = r#"{"bos_token": {"content": "<s>", "lstrip": false}, "eos_token": null,
-        "chat_template": [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]}"#;
-    let folder = folder_with(&[("tokenizer_config.json", config)]);
+fn a_template_for_tools_lies_in_a_folder_beside_the_default() {
+    let folder = folder_with(&[("chat_template.jinja", "F")]);
+    std::fs::create_dir(folder.path().join("additional_chat_templates")).unwrap();
+    std::fs::write(folder.path().join("additional_chat_templates/tool_use.jinja"), "U").unwrap();
+    assert_eq!(templates(folder.path()), Some(("F".into(), Some("U".into()))));
+}
+
+#[test]
+fn of_several_named_templates_the_default_and_the_one_for_tools_are_taken_and_tokens_may_be_objects() {
+    let folder = folder_with(&[("tokenizer_config.json", NAMED)]);
+    assert_eq!(templates(folder.path()), Some(("D".into(), Some("T".into()))));
     let assets = assets(folder.path());
-    assert_eq!(assets.chat_template.as_deref(), Some("D"));
     assert_eq!((assets.bos_token.as_deref(), assets.eos_token), (Some("<s>"), None));
 }
 

@@ -48,7 +48,7 @@ fn every_gguf_opens_with_the_same_configuration_and_vocabulary_as_the_folder() {
         let (assets, expected) = (checkpoint.text_assets(), expected.text_assets());
         assert_eq!(assets.stop_token_ids, ids);
         assert_eq!(assets.num_token_ids, expected.num_token_ids);
-        assert_eq!(assets.chat_template, expected.chat_template);
+        assert_eq!(assets.chat_templates, expected.chat_templates);
         assert_eq!(assets.bos_token, expected.bos_token);
         let tokenizer = assets.gguf_tokenizer.unwrap();
         assert_eq!((tokenizer.tokens.len(), tokenizer.merges.len()), (512, 253));

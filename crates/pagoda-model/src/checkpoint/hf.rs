@@ -8,6 +8,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
+use super::templates::{self, ConfiguredTemplates};
 use super::{Checkpoint, CheckpointFormat};
 use crate::config::HfConfig;
 use crate::generation::GenerationConfig;
@@ -108,7 +109,7 @@ struct TokenizerConfig {
     eos_token: Option<SpecialToken>,
     unk_token: Option<SpecialToken>,
     pad_token: Option<SpecialToken>,
-    chat_template: Option<Templates>,
+    chat_template: Option<ConfiguredTemplates>,
 }
 
 /// A token's text, or an object around it.
@@ -123,31 +124,6 @@ impl SpecialToken {
     fn into_text(self) -> String {
         match self {
             SpecialToken::Text(text) | SpecialToken::Object { content: text } => text,
-        }
-    }
-}
-
-/// One chat template, or several with names.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Templates {
-    One(String),
-    Named(Vec<NamedTemplate>),
-}
-
-#[derive(Deserialize)]
-struct NamedTemplate {
-    name: String,
-    template: String,
-}
-
-impl Templates {
-    fn into_default(self) -> Option<String> {
-        match self {
-            Templates::One(source) => Some(source),
-            Templates::Named(named) => {
-                named.into_iter().find(|entry| entry.name == "default").map(|entry| entry.template)
-            }
         }
     }
 }
@@ -204,15 +180,9 @@ fn read_text_assets(folder: &Path) -> Result<TextAssets, ModelError> {
         tokenizer_json.as_deref().map(|bytes| parse_json::<TokenizerJson>(&tokenizer_path, bytes));
     let tokenizer = tokenizer.transpose()?;
     let config: TokenizerConfig = read_json(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
-    let template_path = folder.join("chat_template.jinja");
-    let template_file = read_file(&template_path)?.map(String::from_utf8).transpose();
-    let template_file = template_file.map_err(|error| ModelError::InvalidFile {
-        path: template_path,
-        problem: format!("is not UTF-8: {}", error.utf8_error()),
-    })?;
     Ok(TextAssets {
         gguf_tokenizer: None,
-        chat_template: template_file.or_else(|| config.chat_template.and_then(Templates::into_default)),
+        chat_templates: templates::read(folder, config.chat_template)?,
         bos_token: config.bos_token.map(SpecialToken::into_text),
         eos_token: config.eos_token.map(SpecialToken::into_text),
         unk_token: config.unk_token.map(SpecialToken::into_text),
@@ -224,7 +194,7 @@ fn read_text_assets(folder: &Path) -> Result<TextAssets, ModelError> {
 }
 
 /// A file's bytes; `None` if there is no such file.
-fn read_file(path: &Path) -> Result<Option<Vec<u8>>, ModelError> {
+pub(crate) fn read_file(path: &Path) -> Result<Option<Vec<u8>>, ModelError> {
     let io = |source| ModelError::Io { path: path.to_owned(), source };
     let metadata = match path.metadata() {
         Ok(metadata) => metadata,
@@ -238,7 +208,8 @@ fn read_file(path: &Path) -> Result<Option<Vec<u8>>, ModelError> {
     std::fs::read(path).map(Some).map_err(io)
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ModelError> {
+/// A file's JSON; `None` if there is no such file.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ModelError> {
     read_file(path)?.map(|bytes| parse_json(path, &bytes)).transpose()
 }
 

@@ -9,6 +9,9 @@ use ureq::Agent;
 use super::http::{self, RemoteFile};
 use super::part::Expected;
 
+/// The folder of the chat templates that are not the default one.
+const NAMED_TEMPLATES: &str = "additional_chat_templates/";
+
 /// Where the hub is and who asks.
 pub(crate) struct Hub {
     /// Without a slash at the end.
@@ -47,8 +50,15 @@ impl Hub {
     /// Fetches every file to `folder`. Files that an interrupted run had finished are not fetched again.
     pub(crate) fn fetch(&self, snapshot: &Snapshot, files: &[HubFile], folder: &Path) -> anyhow::Result<()> {
         for file in files {
-            let name = file.path.rsplit('/').next().unwrap_or(&file.path);
-            self.fetch_file(snapshot, file, &folder.join(name))?;
+            // Weights may lie in a folder of their own there, but not here; templates are told apart by theirs.
+            let is_template = file.path.starts_with(NAMED_TEMPLATES);
+            let name =
+                if is_template { &file.path } else { file.path.rsplit('/').next().unwrap_or(&file.path) };
+            let target = folder.join(name);
+            if let Some(parent) = target.parent() {
+                std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
+            }
+            self.fetch_file(snapshot, file, &target)?;
         }
         Ok(())
     }
@@ -102,8 +112,7 @@ impl Snapshot {
         if wanted.is_empty() {
             return self.one_gguf(ggufs);
         }
-        wanted
-            .extend(self.files.iter().filter(is_top_level).filter(|file| is_side_file(&file.path)).cloned());
+        wanted.extend(self.files.iter().filter(|file| is_side_file(&file.path)).cloned());
         Ok(wanted)
     }
 
@@ -125,9 +134,12 @@ impl Snapshot {
     }
 }
 
-/// The JSON beside the weights: configuration, tokenizer, chat template, shard index.
+/// What belongs to the weights: configuration, tokenizer, shard index, chat templates.
 fn is_side_file(path: &str) -> bool {
-    path.ends_with(".json") || path.ends_with(".jinja")
+    let is_named_template = path
+        .strip_prefix("additional_chat_templates/")
+        .is_some_and(|name| name.ends_with(".jinja") && !name.contains('/'));
+    is_named_template || (!path.contains('/') && (path.ends_with(".json") || path.ends_with(".jinja")))
 }
 
 /// `model-00001-of-00003.gguf` and its sisters are one model.
@@ -176,10 +188,16 @@ mod tests {
             "original/a.safetensors",
             "../evil.json",
             "chat_template.jinja",
+            "additional_chat_templates/tool_use.jinja",
         ]);
         assert_eq!(
             names(&snapshot.select(None).unwrap()),
-            ["model.safetensors", "config.json", "chat_template.jinja"]
+            [
+                "model.safetensors",
+                "config.json",
+                "chat_template.jinja",
+                "additional_chat_templates/tool_use.jinja"
+            ]
         );
     }
 

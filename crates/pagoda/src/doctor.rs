@@ -18,7 +18,7 @@ pub(crate) fn run(args: &StoreArgs) -> anyhow::Result<()> {
             "known model    {}{mark}: {}, {}, {}",
             model.name,
             model.description,
-            bytes_text(model.size_bytes),
+            bytes_text(model.size_bytes()),
             model.license
         );
     }

@@ -173,21 +173,21 @@ fn a_model_has_no_name_until_all_its_files_are_right() {
 }
 
 #[test]
-fn a_catalogue_can_name_a_hub_file_and_falls_back_to_the_next_source() {
+fn a_catalogue_can_name_the_files_of_a_hub_and_falls_back_to_the_next_source() {
     let machine = Machine::new(repository());
     let catalogue = machine.cache.path().join("catalogue.toml");
-    let source = |file: &str| {
-        format!(
-            "[[model.sources]]\nkind = \"hub\"\nrepo = \"org/repo\"\nrevision = \"c0ffee\"\nfile = \"{file}\"\n"
-        )
+    let source =
+        |repo: &str| format!("[[model.sources]]\nkind = \"hub\"\nrepo = \"{repo}\"\nrevision = \"c0ffee\"\n");
+    let file = |path: &str, content: &[u8]| {
+        let (size, hash) = (content.len(), sha256(content));
+        format!("[[model.files]]\npath = \"{path}\"\nsize_bytes = {size}\nsha256 = \"{hash}\"\n")
     };
     let text = format!(
-        "default = \"own\"\n[[model]]\nname = \"own\"\ndescription = \"d\"\nlicense = \"l\"\nfile = \"own.gguf\"\n\
-         size_bytes = {}\nsha256 = \"{}\"\n{}{}",
-        weights().len(),
-        sha256(&weights()),
-        source("gone.gguf"),
-        source("model.safetensors"),
+        "default = \"own\"\n[[model]]\nname = \"own\"\ndescription = \"d\"\nlicense = \"l\"\n{}{}{}{}",
+        file("model.safetensors", &weights()),
+        file("config.json", b"{}"),
+        source("org/gone"),
+        source("org/repo"),
     );
     std::fs::write(&catalogue, text).unwrap();
     let pull = || {
@@ -195,13 +195,15 @@ fn a_catalogue_can_name_a_hub_file_and_falls_back_to_the_next_source() {
         machine.equip(&mut command);
         command.arg("pull").arg("--catalogue").arg(&catalogue).output().unwrap()
     };
-    assert_ok(&pull());
-    let file = machine.models().join("own/own.gguf");
-    assert_eq!(std::fs::read(&file).unwrap(), weights());
+    let folder = machine.models().join("own");
+    let output = pull();
+    assert_ok(&output);
+    assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), folder.to_str().unwrap());
+    assert_eq!(std::fs::read(folder.join("model.safetensors")).unwrap(), weights());
     // `pull` looks again at what is there, and mends it.
-    std::fs::write(&file, "damaged").unwrap();
+    std::fs::write(folder.join("config.json"), "damaged").unwrap();
     assert_ok(&pull());
-    assert_eq!(std::fs::read(&file).unwrap(), weights());
+    assert_eq!(std::fs::read(folder.join("config.json")).unwrap(), b"{}");
 }
 
 #[test]

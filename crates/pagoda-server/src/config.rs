@@ -12,6 +12,8 @@ use crate::ApiKeys;
 pub struct ServerConfig {
     /// The names under which the model answers; the first one is reported. Must not be empty.
     pub served_model_names: Vec<String>,
+    /// Any other name means this model too, instead of being unknown.
+    pub accept_any_model: bool,
     /// The keys that open the guarded routes. Empty leaves every route open.
     pub api_keys: ApiKeys,
     /// Origins that browsers may call from. Empty sends no CORS header at all.
@@ -33,6 +35,7 @@ impl ServerConfig {
     pub fn new(names: Vec<String>) -> Self {
         ServerConfig {
             served_model_names: names,
+            accept_any_model: false,
             api_keys: ApiKeys::none(),
             cors_origins: Vec::new(),
             connections: ConnectionLimits::default(),
@@ -114,6 +117,12 @@ pub struct RequestLimits {
     pub max_concurrent_prompts: usize,
     /// Prompts that may wait for it, each with its body in memory; one more is 429.
     pub max_waiting_prompts: usize,
+    /// Texts of one embeddings request.
+    pub max_embedding_inputs: usize,
+    /// Token ids of one text that comes as token ids.
+    pub max_embedding_tokens: usize,
+    /// Texts that wait for the embedding model or run in it; a request that finds no room is 429.
+    pub max_queued_embedding_inputs: usize,
     /// Silence after which a stream sends a comment.
     pub sse_keep_alive: Duration,
     /// How long the engine may stand still while it has work before `/health/ready` says so.
@@ -137,6 +146,9 @@ impl Default for RequestLimits {
             max_cache_salt_bytes: 1_024,
             max_concurrent_prompts: 4,
             max_waiting_prompts: 256,
+            max_embedding_inputs: 2_048,
+            max_embedding_tokens: 8_192,
+            max_queued_embedding_inputs: 4_096,
             sse_keep_alive: Duration::from_secs(15),
             stall_timeout: Duration::from_secs(30),
         }

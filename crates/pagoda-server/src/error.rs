@@ -30,6 +30,8 @@ pub(crate) enum ApiError {
     UnknownRoute,
     #[error("there is no such model; `GET /v1/models` lists the names")]
     UnknownModel,
+    #[error("this server has no embedding model")]
+    NoEmbeddingModel,
     #[error("this route does not answer this method")]
     MethodNotAllowed,
     #[error("the body did not arrive in time")]
@@ -73,7 +75,9 @@ impl ApiError {
             | ApiError::ContextLength { .. } => StatusCode::BAD_REQUEST,
             ApiError::MissingKey | ApiError::BadKey => StatusCode::UNAUTHORIZED,
             ApiError::Forbidden => StatusCode::FORBIDDEN,
-            ApiError::UnknownRoute | ApiError::UnknownModel => StatusCode::NOT_FOUND,
+            ApiError::UnknownRoute | ApiError::UnknownModel | ApiError::NoEmbeddingModel => {
+                StatusCode::NOT_FOUND
+            }
             ApiError::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             ApiError::SlowBody => StatusCode::REQUEST_TIMEOUT,
             ApiError::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -88,7 +92,7 @@ impl ApiError {
         match self {
             ApiError::MissingKey | ApiError::BadKey => "authentication_error",
             ApiError::Forbidden => "permission_error",
-            ApiError::UnknownRoute | ApiError::UnknownModel => "not_found_error",
+            ApiError::UnknownRoute | ApiError::UnknownModel | ApiError::NoEmbeddingModel => "not_found_error",
             ApiError::QueueFull { .. } => "rate_limit_error",
             ApiError::Unavailable { .. } => "unavailable_error",
             ApiError::Model | ApiError::Internal => "server_error",
@@ -108,7 +112,7 @@ impl ApiError {
             ApiError::BadKey => "invalid_api_key",
             ApiError::Forbidden => "forbidden",
             ApiError::UnknownRoute => "unknown_route",
-            ApiError::UnknownModel => "model_not_found",
+            ApiError::UnknownModel | ApiError::NoEmbeddingModel => "model_not_found",
             ApiError::MethodNotAllowed => "method_not_allowed",
             ApiError::SlowBody => "request_timeout",
             ApiError::BodyTooLarge { .. } => "body_too_large",
@@ -124,7 +128,7 @@ impl ApiError {
         match self {
             ApiError::Invalid { param, .. } | ApiError::Unsupported { param, .. } => Some(param),
             ApiError::ContextLength { param, .. } => Some(param),
-            ApiError::UnknownModel => Some("model"),
+            ApiError::UnknownModel | ApiError::NoEmbeddingModel => Some("model"),
             _ => None,
         }
     }

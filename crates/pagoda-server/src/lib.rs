@@ -8,6 +8,8 @@
 //!                                                          (text, stop strings, logprobs)
 //! ```
 //!
+//! Embeddings take a short cut: their route, a queue and a thread of their own, the function that the binary handed in.
+//!
 //! What it is: wire formats, routes, keys, limits, metrics, and the accept loop. What it is not: it knows no model and no
 //! device, reads no environment and no flag, and handles no signal; the binary does.
 //!
@@ -21,6 +23,7 @@ mod config;
 mod connection;
 mod constraint;
 mod dialect;
+mod embedding;
 mod error;
 mod exchange;
 mod fields;
@@ -40,6 +43,7 @@ mod state;
 mod submit;
 
 pub use config::{ConnectionLimits, DrainLimits, RequestLimits, ServerConfig};
+pub use embedding::{EmbedFunction, EmbeddingError, EmbeddingSource, LoadFunction, LoadedEncoder};
 pub use keys::{ApiKeys, KeyError, KeyRole, MAX_KEY_LEN, MIN_KEY_LEN};
 pub use listener::DrainReport;
 pub use model::{LoadedModel, SamplingDefaults, TokenPayload};

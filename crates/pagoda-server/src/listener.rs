@@ -90,6 +90,9 @@ impl Acceptor {
             if let Some(model) = state.model.get() {
                 model.engine.abort_all();
             }
+            if let Some(embeddings) = state.embeddings.get() {
+                embeddings.cut();
+            }
             // Time for the error to reach the clients.
             let told = num_in_flight.wait_for(|num| *num == 0);
             let _ = tokio::time::timeout(drain.close_timeout, told).await;

@@ -2,6 +2,7 @@
 //! they happen; engine figures are copied from the engine's own counters when somebody asks.
 
 mod clock;
+mod embedding;
 mod text;
 
 use std::borrow::Cow;
@@ -18,6 +19,7 @@ use prometheus_client::registry::Registry;
 use crate::state::unix_seconds;
 
 pub(crate) use clock::RequestClock;
+pub(crate) use embedding::EmbeddingMetrics;
 pub(crate) use text::Exposition;
 
 /// Seconds a whole request takes.
@@ -137,9 +139,15 @@ impl Metrics {
     }
 
     /// All metrics as text, with the engine's figures of this moment.
-    pub(crate) fn encode(&self, stats: &EngineStats, exposition: Exposition) -> String {
+    pub(crate) fn encode(
+        &self,
+        stats: &EngineStats,
+        embeddings: Option<&EmbeddingMetrics>,
+        exposition: Exposition,
+    ) -> String {
         self.engine.update(stats);
-        exposition.encode(&self.registry)
+        let registries = [Some(&self.registry), embeddings.map(|embeddings| &embeddings.registry)];
+        exposition.encode(registries.into_iter().flatten())
     }
 }
 

@@ -25,6 +25,8 @@ pub struct LoadedModel {
     pub stop_token_ids: Vec<u32>,
     /// What counts when a client does not say.
     pub sampling_defaults: SamplingDefaults,
+    /// The longest context that the model was trained for; the server's own window may be smaller.
+    pub max_trained_len: usize,
     /// Tokens per KV block, for the metrics.
     pub block_size: usize,
 }
@@ -60,6 +62,7 @@ pub(crate) struct ServedModel {
     /// Compiles what answers must be; `None` for a vocabulary that cannot be laid out.
     pub(crate) grammars: Option<GrammarCompiler>,
     pub(crate) max_model_len: usize,
+    pub(crate) max_trained_len: usize,
     pub(crate) metrics: Metrics,
 }
 
@@ -86,6 +89,7 @@ impl ServedModel {
             stop_token_ids: model.stop_token_ids.into(),
             sampling_defaults: model.sampling_defaults,
             max_model_len,
+            max_trained_len: model.max_trained_len,
             metrics,
         }
     }

@@ -12,7 +12,7 @@ use http::{HeaderMap, Method, header};
 
 use crate::error::ApiError;
 use crate::exchange::Exchange;
-use crate::handlers::{debug, generations, health, metrics, models, tokenize};
+use crate::handlers::{debug, embeddings, generations, health, metrics, models, tokenize};
 use crate::keys::{Caller, KeyRole};
 use crate::state::ServerState;
 
@@ -70,8 +70,12 @@ fn table() -> Vec<Route> {
         route(get_.clone(), "/metrics", (Key, Answer), get(metrics::metrics)),
         route(get_.clone(), "/v1/models", (Key, Refuse), get(models::list)),
         route(get_.clone(), "/v1/models/{*id}", (Key, Refuse), get(models::one)),
+        route(get_.clone(), "/models", (Key, Refuse), get(models::list)),
+        route(get_.clone(), "/props", (Key, Refuse), get(models::props)),
+        route(get_.clone(), "/api/v0/models", (Key, Refuse), get(models::states)),
         route(post_.clone(), "/v1/chat/completions", (Key, Refuse), post(generations::chat)),
         route(post_.clone(), "/v1/completions", (Key, Refuse), post(generations::completions)),
+        route(post_.clone(), "/v1/embeddings", (Key, Refuse), post(embeddings::embeddings)),
         route(post_.clone(), "/tokenize", (Key, Refuse), post(tokenize::tokenize)),
         route(post_, "/detokenize", (Key, Refuse), post(tokenize::detokenize)),
         route(get_, "/debug/kv", (Admin, Answer), get(debug::kv)),

@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::CorsLayer;
 
+use crate::embedding::{EmbeddingSource, Embeddings};
 use crate::error::ApiError;
 use crate::exchange::{REQUEST_ID, track};
 use crate::listener::{Acceptor, DrainReport};
@@ -60,6 +61,24 @@ impl Server {
         if self.state.is_draining() {
             self.state.start_draining();
         }
+    }
+
+    /// Names the embedding model, which is loaded when it is first asked for. A server takes one in its life: a second
+    /// one is dropped.
+    ///
+    /// # Errors
+    /// [`ServerError::NoModelName`] without a name.
+    pub fn attach_embeddings(&self, source: EmbeddingSource) -> Result<(), ServerError> {
+        if source.names.is_empty() || source.names.iter().any(String::is_empty) {
+            return Err(ServerError::NoModelName);
+        }
+        let config = &self.state.config;
+        let max_queued_inputs = config.requests.max_queued_embedding_inputs;
+        let embeddings = Embeddings::new(source, max_queued_inputs, config.drain.retry_after);
+        if self.state.embeddings.set(Arc::new(embeddings)).is_err() {
+            tracing::error!("an embedding model is being served already");
+        }
+        Ok(())
     }
 
     /// All routes with their guards, for callers that bring their own connection.

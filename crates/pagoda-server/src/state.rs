@@ -8,6 +8,7 @@ use pagoda_engine::EngineState;
 use tokio::sync::watch;
 
 use crate::ServerConfig;
+use crate::embedding::Embeddings;
 use crate::error::ApiError;
 use crate::model::ServedModel;
 use crate::prompt::PromptPool;
@@ -17,6 +18,8 @@ pub(crate) struct ServerState {
     pub(crate) config: ServerConfig,
     /// Set once, when the model has been loaded.
     pub(crate) model: OnceLock<Arc<ServedModel>>,
+    /// Set once, at start, if there is an embedding model.
+    pub(crate) embeddings: OnceLock<Arc<Embeddings>>,
     is_draining: AtomicBool,
     /// Exchanges whose answer has not left completely.
     pub(crate) num_in_flight: watch::Sender<usize>,
@@ -72,6 +75,7 @@ impl ServerState {
     pub(crate) fn new(config: ServerConfig) -> Self {
         ServerState {
             model: OnceLock::new(),
+            embeddings: OnceLock::new(),
             is_draining: AtomicBool::new(false),
             num_in_flight: watch::Sender::new(0),
             prompts: PromptPool::new(
@@ -136,11 +140,14 @@ impl ServerState {
         if readiness == Readiness::Ready && is_stalled { Readiness::Stalled } else { readiness }
     }
 
-    /// Whether the client's name for the model is one of ours. No name means the model that there is.
+    /// Whether the client's name for the model is one of ours. No name means the model that there is, and so does any
+    /// name where the configuration says so.
     pub(crate) fn check_model_name(&self, name: Option<&str>) -> Result<(), ApiError> {
         let names = &self.config.served_model_names;
         match name {
-            Some(name) if !names.iter().any(|known| known == name) => Err(ApiError::UnknownModel),
+            Some(name) if !self.config.accept_any_model && !names.iter().any(|known| known == name) => {
+                Err(ApiError::UnknownModel)
+            }
             _ => Ok(()),
         }
     }

@@ -94,6 +94,17 @@ pub(crate) struct ServeArgs {
     /// Names that clients may use for the model, separated by commas [default: the name it was loaded by].
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     pub(crate) served_model_name: Vec<String>,
+    /// Answer chat and completions under any model name, instead of 404 for an unknown one.
+    #[arg(long)]
+    pub(crate) accept_any_model: bool,
+    /// The model of /v1/embeddings, loaded at the first call: a catalogue name, a folder with safetensors, or none
+    /// [default: the catalogue's].
+    #[arg(long, value_name = "NAME|PATH|none")]
+    pub(crate) embedding_model: Option<String>,
+    /// Names that /v1/models lists for the embedding model, separated by commas; it answers to any name [default: the name
+    /// it was chosen by].
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    pub(crate) embedding_name: Vec<String>,
     /// A chat template (Jinja) to use instead of the model's.
     #[arg(long, value_name = "FILE")]
     pub(crate) chat_template: Option<PathBuf>,

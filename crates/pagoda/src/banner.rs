@@ -22,11 +22,20 @@ pub(crate) fn describe(model: &ModelConfig) -> String {
 }
 
 /// The table and the curl line.
-pub(crate) fn table(loaded: &Loaded, address: SocketAddr, server: &ServerConfig) -> String {
+pub(crate) fn table(
+    loaded: &Loaded,
+    address: SocketAddr,
+    server: &ServerConfig,
+    embedding_names: &[String],
+) -> String {
     let (runner, memory) = (&loaded.config.runner, &loaded.wired.memory);
     let name = &server.served_model_names[0];
     let kv_tokens = (runner.num_blocks - 1) * runner.block_size;
     let keys = if server.api_keys.is_empty() { "no key needed" } else { "API key needed" };
+    let embeddings = match embedding_names {
+        [] => "none".to_owned(),
+        names => format!("{} (loaded at the first call)", names.join(", ")),
+    };
     let rows = [
         ("model", format!("{} ({})", server.served_model_names.join(", "), loaded.description)),
         ("file", loaded.path.display().to_string()),
@@ -50,6 +59,7 @@ pub(crate) fn table(loaded: &Loaded, address: SocketAddr, server: &ServerConfig)
                 runner.max_num_seqs, runner.max_num_batched_tokens, loaded.config.max_queued_requests
             ),
         ),
+        ("embeddings", embeddings),
         ("address", format!("http://{address}/v1 ({keys})")),
     ];
     let mut text = String::new();

@@ -70,6 +70,7 @@ impl ListenConfig {
             names => names.to_vec(),
         };
         let mut server = ServerConfig::new(names);
+        server.accept_any_model = args.accept_any_model;
         if let Some(file) = &args.api_key_file {
             server.api_keys = read_keys(file)?;
         }
@@ -98,7 +99,7 @@ fn read_keys(file: &Path) -> anyhow::Result<ApiKeys> {
 }
 
 /// A path is served under its last part, without the ending.
-fn served_name(model: &str) -> String {
+pub(crate) fn served_name(model: &str) -> String {
     let path = Path::new(model);
     if !path.exists() {
         return model.to_owned();
@@ -241,7 +242,8 @@ impl Pool {
     }
 }
 
-fn num_threads(args: &ServeArgs) -> anyhow::Result<usize> {
+/// Threads of the model.
+pub(crate) fn num_threads(args: &ServeArgs) -> anyhow::Result<usize> {
     match args.threads {
         Some(0) => bail!("--threads must be at least 1"),
         Some(threads) => Ok(threads),

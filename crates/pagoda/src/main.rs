@@ -8,6 +8,7 @@ mod banner;
 mod bench;
 mod config;
 mod doctor;
+mod embedding;
 mod environment;
 mod memory;
 mod pull;

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -14,6 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::args::ServeArgs;
 use crate::config::{Config, DeviceMemory, ListenConfig};
+use crate::embedding::EmbeddingChoice;
 use crate::pull::ModelStore;
 use crate::{banner, environment, memory, wire};
 
@@ -25,11 +27,12 @@ const OPEN_WARNING_PERIOD: Duration = Duration::from_secs(60);
 /// Runs the server until SIGTERM or Ctrl-C.
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
     start_log(&args);
-    let store = environment::model_store(&args.store)?;
+    let store = Arc::new(environment::model_store(&args.store)?);
     let model = args.model.clone().unwrap_or_else(|| store.catalogue.default.clone());
     let listen = ListenConfig::resolve(&args, &model)?;
+    let embedding = EmbeddingChoice::resolve(&args, &store)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let result = runtime.block_on(serve(args, store, model, listen));
+    let result = runtime.block_on(serve(Start { args, store, model, listen, embedding }));
     // A load that is still going on must not hold up the end.
     runtime.shutdown_background();
     result
@@ -43,12 +46,18 @@ fn start_log(args: &ServeArgs) {
     if args.log_format == "json" { log.json().init() } else { log.init() }
 }
 
-async fn serve(
+/// Everything that is known before the first connection.
+struct Start {
     args: ServeArgs,
-    store: ModelStore,
+    store: Arc<ModelStore>,
+    /// What was typed, or the default.
     model: String,
     listen: ListenConfig,
-) -> anyhow::Result<()> {
+    embedding: Option<EmbeddingChoice>,
+}
+
+async fn serve(mut start: Start) -> anyhow::Result<()> {
+    let listen = &start.listen;
     let listener = TcpListener::bind(listen.address).await.with_context(|| {
         format!(
             "cannot listen on {}: stop what holds it, or choose another --port (0 takes a free one)",
@@ -59,11 +68,16 @@ async fn serve(
     let mut server_config = listen.server.clone();
     fit_connections_to_open_files(&mut server_config.connections);
     let server = Server::new(server_config)?;
-    say(&format!("listening on http://{address} (503 until {model} is loaded)"));
+    say(&format!("listening on http://{address} (503 until {} is loaded)", start.model));
     if listen.is_open_to_others {
         tokio::spawn(warn_of_open_server(address));
     }
-    let loaded = load_in_background(args, store, model, (server.clone(), address, listen));
+    let mut embedding_names = Vec::new();
+    if let Some(choice) = start.embedding.take() {
+        embedding_names.clone_from(&choice.names);
+        server.attach_embeddings(choice.source(Arc::clone(&start.store)))?;
+    }
+    let loaded = load_in_background(start, server.clone(), (address, embedding_names));
     let serving = server.serve(listener, shutdown_signal()?);
     tokio::pin!(serving);
     let report = tokio::select! {
@@ -88,15 +102,15 @@ async fn load_failure(loaded: oneshot::Receiver<anyhow::Result<()>>) -> anyhow::
 
 /// Fetches, opens and loads on a thread of its own; the answer is an error or nothing.
 fn load_in_background(
-    args: ServeArgs,
-    store: ModelStore,
-    model: String,
-    (server, address, listen): (Server, SocketAddr, ListenConfig),
+    start: Start,
+    server: Server,
+    (address, embedding_names): (SocketAddr, Vec<String>),
 ) -> oneshot::Receiver<anyhow::Result<()>> {
     let (sender, receiver) = oneshot::channel();
+    let Start { args, store, model, listen, .. } = start;
     std::thread::spawn(move || {
         let loaded = store.locate(&model).and_then(|path| load(&args, path, &model)).map(|loaded| {
-            let table = banner::table(&loaded, address, &listen.server);
+            let table = banner::table(&loaded, address, &listen.server, &embedding_names);
             server.attach(loaded.wired.model);
             say(&table);
         });

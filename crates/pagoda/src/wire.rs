@@ -46,6 +46,7 @@ pub(crate) fn load(checkpoint: &Checkpoint, args: &ServeArgs, config: &Config) -
         chat_template,
         stop_token_ids,
         sampling_defaults: sampling_defaults(&checkpoint.generation_defaults()),
+        max_trained_len: checkpoint.config().max_position_embeddings,
         block_size: config.runner.block_size,
     };
     Ok(Wired { model, memory, device })

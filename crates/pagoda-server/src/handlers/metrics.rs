@@ -18,6 +18,7 @@ pub(crate) async fn metrics(
     let model = state.model.get().ok_or_else(|| state.unavailable(Readiness::Loading))?;
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     let exposition = Exposition::accepted(accept);
-    let text = model.metrics.encode(&model.engine.stats(), exposition);
+    let embeddings = state.embeddings.get().map(|embeddings| &*embeddings.metrics);
+    let text = model.metrics.encode(&model.engine.stats(), embeddings, exposition);
     Ok(([(header::CONTENT_TYPE, exposition.content_type())], text).into_response())
 }

@@ -1,7 +1,7 @@
 //! The two text formats of a scrape. The OpenMetrics encoder writes one; the older Prometheus text differs in how it names
 //! the family of a counter and in having no end mark.
 
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::registry::Registry;
 
 /// A text format.
@@ -27,9 +27,13 @@ impl Exposition {
         }
     }
 
-    pub(crate) fn encode(self, registry: &Registry) -> String {
+    /// All samples of the registries, which must have no name in common.
+    pub(crate) fn encode<'a>(self, registries: impl IntoIterator<Item = &'a Registry>) -> String {
         let mut text = String::new();
-        encode(&mut text, registry).expect("writing to a string cannot fail");
+        for registry in registries {
+            encode_registry(&mut text, registry).expect("writing to a string cannot fail");
+        }
+        encode_eof(&mut text).expect("writing to a string cannot fail");
         match self {
             Exposition::OpenMetrics => text,
             Exposition::Prometheus => prometheus_text(&text),
@@ -74,13 +78,13 @@ mod tests {
         let gauge: Gauge = Gauge::default();
         registry.register("vllm:num_requests_running", "Requests", gauge);
         assert_eq!(
-            Exposition::OpenMetrics.encode(&registry),
+            Exposition::OpenMetrics.encode([&registry]),
             "# HELP vllm:prompt_tokens Prompt tokens.\n# TYPE vllm:prompt_tokens counter\nvllm:prompt_tokens_total 3\n\
              # HELP vllm:num_requests_running Requests.\n# TYPE vllm:num_requests_running gauge\n\
              vllm:num_requests_running 0\n# EOF\n"
         );
         assert_eq!(
-            Exposition::Prometheus.encode(&registry),
+            Exposition::Prometheus.encode([&registry]),
             "# HELP vllm:prompt_tokens_total Prompt tokens.\n# TYPE vllm:prompt_tokens_total counter\n\
              vllm:prompt_tokens_total 3\n\
              # HELP vllm:num_requests_running Requests.\n# TYPE vllm:num_requests_running gauge\n\

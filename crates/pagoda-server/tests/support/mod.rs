@@ -142,6 +142,7 @@ impl Setup {
             chat_template: Some(ChatTemplate::new(TEMPLATE, SpecialTokens::default()).unwrap()),
             stop_token_ids: vec![END],
             sampling_defaults: SamplingDefaults::default(),
+            max_trained_len: 4096,
             block_size,
         });
         TestServer { engine: Some(engine), ..test }

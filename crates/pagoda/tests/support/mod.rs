@@ -24,14 +24,18 @@ pub(crate) fn pagoda() -> Command {
 
 /// The real model's file, or `None` (after saying so) where it has not been fetched. `REQUIRE_ALL=1` makes that a failure.
 pub(crate) fn real_model() -> Option<PathBuf> {
+    cached("PAGODA_TEST_MODEL", "smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf")
+}
+
+/// What the variable names, else what lies in the user's model cache, or `None` after saying so.
+pub(crate) fn cached(variable: &str, in_cache: &str) -> Option<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
-    let in_cache = "pagoda/models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf";
-    let candidates =
-        [std::env::var_os("PAGODA_TEST_MODEL").map(PathBuf::from), cache.map(|cache| cache.join(in_cache))];
-    let found = candidates.into_iter().flatten().find(|path| path.is_file());
+    let in_cache = cache.map(|cache| cache.join("pagoda/models").join(in_cache));
+    let candidates = [std::env::var_os(variable).map(PathBuf::from), in_cache];
+    let found = candidates.into_iter().flatten().find(|path| path.exists());
     if found.is_none() {
-        skip("the default model is not in the cache (pagoda pull)");
+        skip(&format!("neither {variable} nor the model cache has the model (pagoda pull)"));
     }
     found
 }

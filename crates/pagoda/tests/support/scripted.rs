@@ -104,6 +104,7 @@ impl ScriptedServer {
             chat_template,
             stop_token_ids,
             sampling_defaults: SamplingDefaults::default(),
+            max_trained_len: checkpoint.config().max_position_embeddings,
             block_size: BLOCK_SIZE,
         };
         let config = ServerConfig::new(cast.names.iter().map(|name| (*name).to_owned()).collect());

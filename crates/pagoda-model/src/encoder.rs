@@ -4,7 +4,7 @@
 //! Invariants: sequences are grouped by length, so that padding costs at most an eighth; a padded position gets attention
 //! weight 0 exactly and is not pooled, so that neighbours change a vector only by the order in which the matrix product
 //! sums (f32 rounding); nothing is computed outside of the encoder's own threads, except for element-wise operations of
-//! large tensors, which candle runs on a pool of the process (docs/decisions/103).
+//! large tensors, which candle runs on a pool of the process that the binary keeps to one thread (docs/decisions/103).
 
 mod batches;
 mod config;

@@ -1,6 +1,8 @@
-//! The only reader of environment variables: cache folder, hub address and token.
+//! The only reader of environment variables: cache folder, hub address and token; and the only place that sets one.
 
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::Context;
 
@@ -8,6 +10,26 @@ use crate::args::StoreArgs;
 use crate::pull::{Catalogue, ModelStore};
 
 const DEFAULT_HUB: &str = "https://huggingface.co";
+
+/// How many threads candle starts for element-wise operations. It reads this once and offers no other way to say it.
+const CANDLE_THREADS: &str = "CANDLE_NUM_THREADS";
+
+/// Keeps the embedding model from starting a thread per core that spins while it waits (docs/decisions/103): this program
+/// starts itself again, in the same process, with the variable set, because the environment of a running program cannot be
+/// changed soundly. Somebody who has set the variable is left alone. To be called before anything else has begun.
+pub(crate) fn bound_candle_threads() {
+    if text(CANDLE_THREADS).is_some() {
+        return;
+    }
+    let Ok(program) = std::env::current_exe() else { return };
+    let mut args = std::env::args_os();
+    let mut again = Command::new(program);
+    if let Some(name) = args.next() {
+        again.arg0(name);
+    }
+    // Returns only if it failed (the file has been replaced meanwhile, say): embedding is slower then, nothing else.
+    let _failed = again.args(args).env(CANDLE_THREADS, "1").exec();
+}
 
 /// The model store that the user's environment describes.
 pub(crate) fn model_store(args: &StoreArgs) -> anyhow::Result<ModelStore> {

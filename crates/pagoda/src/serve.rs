@@ -26,6 +26,7 @@ const OPEN_WARNING_PERIOD: Duration = Duration::from_secs(60);
 
 /// Runs the server until SIGTERM or Ctrl-C.
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
+    environment::bound_candle_threads();
     start_log(&args);
     let store = Arc::new(environment::model_store(&args.store)?);
     let model = args.model.clone().unwrap_or_else(|| store.catalogue.default.clone());

@@ -88,6 +88,10 @@ fn texts_become_the_vectors_of_sentence_transformers_in_both_encodings() {
         .collect();
     assert!(cosine(&vector, &golden[1].2[..100]) > 0.9999);
     assert!((vector.iter().map(|value| value * value).sum::<f64>() - 1.0).abs() < 1e-5);
+    // None of candle's own threads, which spin, stands beside ours.
+    let threads = server.thread_names();
+    assert!(threads.iter().any(|name| name.starts_with("encoder-")), "{threads:?}");
+    assert!(!threads.iter().any(|name| name.starts_with("candle")), "{threads:?}");
     let (_, metrics) = request(server.address, "GET", "/metrics", "");
     assert!(metrics.contains("pagoda:embedding_requests_total{model_name=\"minilm\"} 2\n"), "{metrics}");
     let (_, models) = request(server.address, "GET", "/v1/models", "");

@@ -34,12 +34,17 @@ impl Random {
     }
 }
 
-/// Every instruction set of this CPU; the others are named as skipped.
+/// Every instruction set of this CPU, or the one that `PAGODA_TEST_ISA` names; those it lacks are named as skipped.
 pub(crate) fn instruction_sets() -> Vec<Isa> {
-    for isa in Isa::ALL.into_iter().filter(|isa| !isa.is_available()) {
+    let only = std::env::var("PAGODA_TEST_ISA").ok();
+    let is_wanted = |isa: &Isa| only.as_ref().is_none_or(|only| *only == isa.to_string());
+    let (available, absent): (Vec<_>, Vec<_>) =
+        Isa::ALL.into_iter().filter(is_wanted).partition(|isa| isa.is_available());
+    for isa in absent {
         println!("skipped: no {isa} on this CPU");
     }
-    Isa::ALL.into_iter().filter(|isa| isa.is_available()).collect()
+    assert!(!available.is_empty(), "PAGODA_TEST_ISA={only:?} leaves no instruction set of this CPU");
+    available
 }
 
 pub(crate) fn backend(isa: Isa, num_threads: usize) -> CpuBackend {

@@ -75,8 +75,8 @@ mount -t devtmpfs none /dev; mount -t proc none /proc; mount -t tmpfs none /tmp
 cd /tmp
 export PAGODA_TEST_ISA=AVX-512 PAGODA_TEST_TRIALS=$trials PAGODA_SEED=${PAGODA_SEED:-$RANDOM}
 echo "the CPU has: \$(grep -m1 -o 'avx512.*' /proc/cpuinfo)"
-for test in ops_match_the_reference bits_do_not_depend_on_the_batch sampling_keeps_the_contract \\
-    ops_allocate_nothing golden_logits runner weight_formats determinism; do
+for test in golden_logits runner sampling_keeps_the_contract ops_allocate_nothing weight_formats \\
+    bits_do_not_depend_on_the_batch ops_match_the_reference determinism; do
     names=""
     [ \$test = determinism ] && names="a_thousand one_unit"
     /tests/\$test --test-threads=1 --nocapture \$names 2>&1

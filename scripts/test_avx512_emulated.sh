@@ -35,11 +35,11 @@ fi
 tools="$cache/unpacked"
 
 work="$(mktemp -d)"
-pids=()
+machine=""
 stop() {
-    for pid in "${pids[@]}"; do
-        kill -KILL "$pid" 2> /dev/null || true # the emulator's debugger catches what it can
-    done
+    if [ -n "$machine" ]; then
+        kill -KILL "$machine" 2> /dev/null || true # the emulator's debugger catches what it can
+    fi
     rm -rf "$work"
 }
 trap stop EXIT
@@ -129,12 +129,9 @@ echo c > "$work/start"
 # What the guest prints comes over its serial line.
 cd "$work"
 touch serial.log
-tail -n +1 -f serial.log &
-pids+=($!)
-TERM=xterm nice -n 10 timeout -s KILL "$limit_seconds" bochs -q -f bochsrc -rc start > screen.log 2>&1 < /dev/null &
-pids+=($!)
-wait "$!" || true # a power-off is exit code 1
-sleep 1
+TERM=xterm nice -n 10 bochs -q -f bochsrc -rc start > screen.log 2>&1 < /dev/null &
+machine=$!
+timeout "$limit_seconds" tail -n +1 --pid="$machine" -f serial.log || true
 
 tr -d '\r' < serial.log > output
 if ! grep -q '^== end' output; then

@@ -68,7 +68,7 @@ for binary in "${binaries[@]}"; do
 done
 cat > "$root/init" << INIT
 #!/bin/sh
-mount -t devtmpfs none /dev; mount -t proc none /proc; mount -t tmpfs none /tmp
+mount -t devtmpfs none /dev; mount -t proc none /proc
 cd /tmp
 export PAGODA_TEST_ISA=AVX-512 PAGODA_TEST_TRIALS=$trials PAGODA_SEED=${PAGODA_SEED:-$RANDOM}
 echo "the CPU has: \$(grep -m1 -o 'avx512.*' /proc/cpuinfo)"

@@ -125,12 +125,21 @@ CONFIG
 # Debian's Bochs begins in its debugger; `c` lets the machine run.
 echo c > "$work/start"
 
-# The emulator draws on what it takes for a terminal. It gets none: one that nobody reads would fill up and stop the machine.
+# The emulator draws on a pseudo-terminal of its own making, which must be read or it fills up and the machine stands still.
 # What the guest prints comes over its serial line.
 cd "$work"
 touch serial.log
 TERM=xterm nice -n 10 bochs -q -f bochsrc -rc start > screen.log 2>&1 < /dev/null &
 machine=$!
+terminal=""
+for _ in $(seq 300); do
+    terminal="$(grep -ao '/dev/pts/[0-9]*' screen.log | tail -1 || true)"
+    [ -z "$terminal" ] || break
+    sleep 0.1
+done
+[ -n "$terminal" ] || { cat screen.log >&2; echo "the emulator did not start" >&2; exit 1; }
+stty -F "$terminal" raw -echo
+cat "$terminal" > /dev/null 2>&1 & # ends with the emulator
 timeout "$limit_seconds" tail -n +1 --pid="$machine" -f serial.log || true
 
 tr -d '\r' < serial.log > output

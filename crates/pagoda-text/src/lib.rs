@@ -32,7 +32,7 @@ mod tokenizer;
 
 pub use chat::{
     ChatTemplate, ChatTemplateInput, ContentSupport, SpecialTokens, TemplateError, TemplateLimits,
-    TemplateSources,
+    TemplateSources, ToolsFirstPrompt, ToolsOrder,
 };
 pub use detokenizer::{DetokenizeOptions, Detokenizer, TextPosition};
 pub use grammar::{

@@ -10,6 +10,7 @@ mod error;
 mod methods;
 mod python;
 mod sources;
+mod tools_first;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,6 +24,7 @@ use serde_json::{Map, Value};
 pub use content::ContentSupport;
 pub use error::TemplateError;
 pub use sources::{SpecialTokens, TemplateSources};
+pub use tools_first::{ToolsFirstPrompt, ToolsOrder};
 
 use crate::guard::guarded_with_stack;
 use builtins::RaisedMessage;

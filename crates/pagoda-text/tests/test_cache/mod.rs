@@ -10,6 +10,7 @@ pub(crate) fn path(relative: &str) -> PathBuf {
 }
 
 /// The Python with what tests compare with.
+#[allow(dead_code, reason = "not every test that looks into the cache needs it")]
 pub(crate) fn python() -> PathBuf {
     path("test/venv/bin/python")
 }

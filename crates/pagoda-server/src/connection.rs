@@ -3,9 +3,8 @@
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::io;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -16,88 +15,17 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tower::ServiceExt;
 
 use crate::ConnectionLimits;
+use crate::activity::{Phase, SharedActivity};
+use crate::socket::{TimedSocket, has_left};
 
 /// What hyper may buffer of an answer before it waits for the reader.
 const MAX_BUFFER_BYTES: usize = 64 * 1024;
-
-/// What the connection is waiting for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// The first byte of the first request.
-    FirstByte,
-    /// The rest of a request's head.
-    Head,
-    /// A request is being answered; its own limits count.
-    Exchange,
-    /// The next request.
-    Idle,
-}
-
-/// What is known of the connection's progress; shared by the socket, the service and the timer, which all run in the
-/// connection's task.
-#[derive(Debug)]
-struct Activity {
-    phase: Phase,
-    since: Instant,
-    /// Since when the peer has taken nothing although there is something to take.
-    write_blocked_since: Option<Instant>,
-    /// The reader is being cut off: what it has not read is of no use to it.
-    is_cut: bool,
-}
-
-#[derive(Clone)]
-struct SharedActivity(Arc<Mutex<Activity>>);
-
-impl SharedActivity {
-    fn new() -> Self {
-        SharedActivity(Arc::new(Mutex::new(Activity {
-            phase: Phase::FirstByte,
-            since: Instant::now(),
-            write_blocked_since: None,
-            is_cut: false,
-        })))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Activity> {
-        // Held for a few assignments, which cannot panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn enter(&self, phase: Phase) {
-        let mut activity = self.lock();
-        activity.phase = phase;
-        activity.since = Instant::now();
-    }
-
-    /// When the connection will have waited too long.
-    fn deadline(&self, limits: &ConnectionLimits) -> Option<Instant> {
-        let activity = self.lock();
-        let waiting = match activity.phase {
-            Phase::FirstByte => Some(activity.since + limits.first_byte_timeout),
-            Phase::Head => Some(activity.since + limits.header_timeout),
-            Phase::Idle => Some(activity.since + limits.idle_timeout),
-            Phase::Exchange => None,
-        };
-        let writing = activity.write_blocked_since.map(|since| since + limits.write_timeout);
-        match (waiting, writing) {
-            (Some(waiting), Some(writing)) => Some(waiting.min(writing)),
-            (waiting, writing) => waiting.or(writing),
-        }
-    }
-
-    /// Whether an answer is being made or sent.
-    fn is_answering(&self) -> bool {
-        let activity = self.lock();
-        activity.phase == Phase::Exchange || activity.write_blocked_since.is_some()
-    }
-}
 
 /// Serves one connection until either side ends it, a time limit does, or `closing` turns true.
 pub(crate) async fn serve(
@@ -108,7 +36,8 @@ pub(crate) async fn serve(
 ) {
     prepare(&stream, limits.peer_timeout);
     let activity = SharedActivity::new();
-    let io = TokioIo::new(TimedSocket { inner: stream, activity: activity.clone() });
+    let stream = Arc::new(stream);
+    let io = TokioIo::new(TimedSocket::new(Arc::clone(&stream), activity.clone()));
     let for_service = activity.clone();
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let activity = for_service.clone();
@@ -134,7 +63,8 @@ pub(crate) async fn serve(
     });
     let mut is_closing = false;
     poll_fn(|context| {
-        if connection.as_mut().poll(context).is_ready() {
+        activity.begin_turn();
+        if connection.as_mut().poll(context).is_ready() || has_left(&stream, &activity, context) {
             return Poll::Ready(());
         }
         if !is_closing && close.as_mut().poll(context).is_ready() {
@@ -152,8 +82,9 @@ pub(crate) async fn serve(
                 timer.as_mut().reset(deadline);
             }
             ready!(timer.as_mut().poll(context));
-            let is_cut = activity.is_answering();
-            activity.lock().is_cut = is_cut;
+            if activity.is_answering() {
+                activity.cut();
+            }
             return Poll::Ready(());
         }
         Poll::Pending
@@ -174,84 +105,6 @@ fn prepare(stream: &TcpStream, peer_timeout: Duration) {
     for (option, result) in results {
         if let Err(error) = result {
             tracing::debug!(option, %error, "a socket option was refused");
-        }
-    }
-}
-
-/// A socket that notes what moves.
-struct TimedSocket {
-    inner: TcpStream,
-    activity: SharedActivity,
-}
-
-impl TimedSocket {
-    fn noted<T>(&self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        let mut activity = self.activity.lock();
-        match &written {
-            Poll::Ready(_) => activity.write_blocked_since = None,
-            Poll::Pending => {
-                activity.write_blocked_since.get_or_insert_with(Instant::now);
-            }
-        }
-        written
-    }
-}
-
-impl AsyncRead for TimedSocket {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let result = Pin::new(&mut self.inner).poll_read(context, buffer);
-        if buffer.filled().len() > before {
-            let phase = self.activity.lock().phase;
-            if matches!(phase, Phase::FirstByte | Phase::Idle) {
-                self.activity.enter(Phase::Head);
-            }
-        }
-        result
-    }
-}
-
-impl AsyncWrite for TimedSocket {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.inner).poll_write(context, bytes);
-        self.noted(written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.inner).poll_write_vectored(context, slices);
-        self.noted(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(context)
-    }
-}
-
-impl Drop for TimedSocket {
-    fn drop(&mut self) {
-        if self.activity.lock().is_cut {
-            // A reset: an answer that was cut must not look like one that ended.
-            let _ = SockRef::from(&self.inner).set_linger(Some(Duration::ZERO));
         }
     }
 }

@@ -40,6 +40,10 @@ pub(crate) enum ApiError {
     BodyTooLarge { max_body_bytes: usize },
     #[error("the body must be sent as `Content-Type: application/json`, without a content encoding")]
     ContentType,
+    #[error("the request's head is too large")]
+    HeadTooLarge,
+    #[error("the request's path is too long")]
+    UriTooLong,
     #[error("the queue is full, try again later")]
     QueueFull { retry_after: Duration },
     #[error("{reason}, try again later")]
@@ -82,6 +86,8 @@ impl ApiError {
             ApiError::SlowBody => StatusCode::REQUEST_TIMEOUT,
             ApiError::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             ApiError::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            ApiError::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            ApiError::UriTooLong => StatusCode::URI_TOO_LONG,
             ApiError::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
             ApiError::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             ApiError::Model | ApiError::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -117,6 +123,8 @@ impl ApiError {
             ApiError::SlowBody => "request_timeout",
             ApiError::BodyTooLarge { .. } => "body_too_large",
             ApiError::ContentType => "unsupported_media_type",
+            ApiError::HeadTooLarge => "head_too_large",
+            ApiError::UriTooLong => "uri_too_long",
             ApiError::QueueFull { .. } => "queue_full",
             ApiError::Unavailable { .. } => "unavailable",
             ApiError::Model => "model_error",

@@ -176,7 +176,7 @@ impl Drop for TrackedBody {
 }
 
 /// 128 random bits in hexadecimal.
-fn random_id() -> String {
+pub(crate) fn random_id() -> String {
     let mut bits = [0; 16];
     getrandom::fill(&mut bits).expect("the operating system gives random bytes");
     format!("{:032x}", u128::from_be_bytes(bits))

@@ -17,6 +17,7 @@
 //! does; a client can never make the engine wait; a time limit is a setting; no message and no log line carries a
 //! prompt, an answer or a key.
 
+mod activity;
 mod body;
 mod choice;
 mod config;
@@ -35,9 +36,11 @@ mod listener;
 mod metrics;
 mod model;
 mod prompt;
+mod refusal;
 mod routes;
 mod run;
 mod server;
+mod socket;
 mod sse;
 mod state;
 mod submit;

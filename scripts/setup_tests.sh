@@ -16,7 +16,6 @@ if [ "$(cat "$cache/requirements-installed.txt" 2>/dev/null || true)" != "$wante
 fi
 
 bash "$here/fetch_chat_templates.sh"
-bash "$here/install_nvcc.sh"
 
 # The models are fetched by the program under test. The whole workspace is built as the tests build it: building the binary
 # alone would choose other features for its dependencies and compile them twice.

@@ -1,6 +1,5 @@
-//! The menu of development commands: `cargo xtask <test|tidy|kernels|gpu-bundle|ci>`.
+//! The menu of development commands: `cargo xtask <test|tidy|ci>`.
 
-mod bundle;
 mod phases;
 mod preflight;
 mod test;
@@ -27,19 +26,6 @@ enum Command {
     },
     /// Check the rules of the house: crate edges, file headers, where unsafe code and environment reads may be.
     Tidy,
-    /// Compile every GPU kernel for sm_80 and sm_90a, compare registers and spills with the snapshot, run the case table on the
-    /// host shim, and see that it catches the mutations. Needs no GPU.
-    Kernels {
-        /// Write the snapshot (kernels/resources.txt) anew.
-        #[arg(long)]
-        update: bool,
-    },
-    /// Pack the binary with kernels for every GPU and a script of stages into gpu-bundle/, to be run where there is a GPU.
-    GpuBundle {
-        /// Cargo's profile: dist, or a faster one to try the script.
-        #[arg(long, default_value = "dist")]
-        profile: String,
-    },
     /// What the continuous integration runs: set up the test tools, then `test` with nothing skipped.
     Ci,
 }
@@ -49,8 +35,6 @@ fn main() -> ExitCode {
         Command::Test { area: None } => test::all(),
         Command::Test { area: Some(area) } => test::area(&area),
         Command::Tidy => tidy::run(),
-        Command::Kernels { update } => test::kernels(update),
-        Command::GpuBundle { profile } => bundle::make(&profile),
         Command::Ci => test::ci(),
     };
     match result {

@@ -197,6 +197,7 @@ impl<E: Executor> Engine<E> {
             kv_blocks_referenced: self.kv.num_referenced() as u64,
             kv_blocks_cached: self.kv.num_cached() as u64,
             kv_blocks_free: self.kv.num_free() as u64,
+            kv_ghost_blocks: self.kv.num_ghosts() as u64,
             ..self.scheduler.stats()
         }
     }

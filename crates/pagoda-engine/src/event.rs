@@ -1,14 +1,14 @@
 //! What a client's stream receives from the engine.
 
-use crate::{RowError, TokenId};
+use crate::{PrefixReport, RowError, TokenId};
 
 /// One message on a request's stream. `X` is the executor's payload.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RequestEvent<X> {
     /// The request's first tokens were planned. Sent once, before anything else.
     Scheduled {
-        /// Prompt tokens served from the prefix cache.
-        num_cached_tokens: u32,
+        /// Prompt tokens served from the prefix cache, and why no more.
+        prefix: PrefixReport,
     },
     /// Logprobs of the next prompt positions, in order, from position 1 on.
     PromptLogprobs(Vec<X>),
@@ -54,6 +54,8 @@ pub enum FinishReason {
     Complete,
     /// `max_tokens` or the context window was reached.
     Length,
+    /// The output ended in repetitions ([`crate::RepetitionRule`]).
+    Repetition,
 }
 
 /// Why a request was given up after it had been accepted.

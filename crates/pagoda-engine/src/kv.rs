@@ -5,10 +5,12 @@ mod block_pool;
 mod block_table;
 mod check;
 mod disposal;
+mod ghosts;
 mod hashed_tokens;
 mod manager;
 mod prefix_cache;
 mod prefix_match;
+mod prefix_report;
 
 pub use block_pool::{BlockPool, QueueEnd};
 pub use block_table::BlockTable;
@@ -17,3 +19,4 @@ pub use hashed_tokens::{BlockHash, HashedTokens};
 pub use manager::KvCacheManager;
 pub use prefix_cache::PrefixCache;
 pub use prefix_match::PrefixMatch;
+pub use prefix_report::{CacheMiss, PrefixReport};

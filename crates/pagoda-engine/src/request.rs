@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{SamplingParams, TokenConstraint, TokenId};
+use crate::{RepetitionRule, SamplingParams, TokenConstraint, TokenId};
 
 /// One generation request: a prompt, how to continue it, and how often.
 #[derive(Clone, Debug)]
@@ -35,8 +35,15 @@ pub struct StopCriteria {
     pub min_tokens: u32,
     /// Tokens that end the sequence (end of text, end of turn, the client's `stop_token_ids`). Empty for `ignore_eos`.
     pub stop_token_ids: Arc<[TokenId]>,
+    /// Ends a sequence that goes round in circles; `None` lets it.
+    pub repetition: Option<RepetitionRule>,
 }
 
-/// The domain within which prefixes are shared: tenant and the client's `cache_salt`. Empty is the common domain.
+/// The domain within which prefixes are shared. Domains differ if either part does.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct CacheSalt(pub Vec<u8>);
+pub struct CacheSalt {
+    /// Whose request it is. A miss may be explained by the same tenant's other salts, never by another tenant's.
+    pub tenant: u64,
+    /// Divides the tenant's domain further.
+    pub salt: Vec<u8>,
+}

@@ -2,25 +2,39 @@
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
+/// Bounds of [`EngineStats::num_steps_by_size`], in tokens.
+pub const STEP_SIZES: [u64; 14] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192];
+
 macro_rules! engine_stats {
     ($($(#[$doc:meta])* $field:ident,)+) => {
         /// A snapshot of the engine's counters (`num_…`, since start) and gauges.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct EngineStats {
             $($(#[$doc])* pub $field: u64,)+
+            /// Steps by the tokens they computed: of at most `STEP_SIZES[i]`, but more than the bound before it; the last
+            /// entry counts those beyond the last bound.
+            pub num_steps_by_size: [u64; STEP_SIZES.len() + 1],
         }
 
-        /// Fields of [`EngineStats`].
-        pub const NUM_STATS: usize = [$(stringify!($field)),+].len();
+        /// Single numbers of [`EngineStats`].
+        const NUM_SINGLE: usize = [$(stringify!($field)),+].len();
+
+        /// Numbers of [`EngineStats`].
+        pub const NUM_STATS: usize = NUM_SINGLE + STEP_SIZES.len() + 1;
 
         impl EngineStats {
             fn to_words(self) -> [u64; NUM_STATS] {
-                [$(self.$field),+]
+                let mut words = [0; NUM_STATS];
+                words[..NUM_SINGLE].copy_from_slice(&[$(self.$field),+]);
+                words[NUM_SINGLE..].copy_from_slice(&self.num_steps_by_size);
+                words
             }
 
             fn from_words(words: [u64; NUM_STATS]) -> Self {
-                let [$($field),+] = words;
-                EngineStats { $($field),+ }
+                let mut words = words.into_iter();
+                let mut next = || words.next().expect("as many words as numbers");
+                $(let $field = next();)+
+                EngineStats { $($field,)+ num_steps_by_size: std::array::from_fn(|_| next()) }
             }
         }
     };
@@ -47,6 +61,22 @@ engine_stats! {
     prefix_cache_queries,
     /// Of these, tokens found.
     prefix_cache_hits,
+    /// Requests that found all of their prompt but the token that is always computed.
+    prefix_cache_complete,
+    /// Requests that did not look: no cache, or prompt logprobs.
+    prefix_cache_not_asked,
+    /// Requests whose match ended where everything known ended.
+    prefix_cache_first_use,
+    /// Requests whose match ended at an evicted block.
+    prefix_cache_evicted,
+    /// Requests whose match ended where what is known goes on otherwise.
+    prefix_cache_diverged,
+    /// Requests that would have found more under another salt of their tenant.
+    prefix_cache_other_salt,
+    /// Prompt tokens that would have been found, had nothing been evicted.
+    prefix_cache_evicted_tokens,
+    /// Gauge: evicted blocks that are remembered.
+    kv_ghost_blocks,
     /// Steps launched.
     num_steps,
     /// Tokens computed, recomputed ones included.
@@ -79,9 +109,21 @@ impl EngineStats {
     }
 }
 
+impl EngineStats {
+    /// One more step of this many tokens.
+    pub(crate) fn count_step(&mut self, num_tokens: u64) {
+        self.num_steps += 1;
+        self.num_scheduled_tokens += num_tokens;
+        self.num_steps_by_size[STEP_SIZES.partition_point(|&bound| bound < num_tokens)] += 1;
+    }
+}
+
 fn ratio(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
+
+/// How often a reader tries. A step takes a thousand times as long as the writer does, so that the second try is rare.
+const MAX_READS: usize = 10_000;
 
 /// One writer, many readers, no lock: a sequence lock over atomics, so that the fields of a snapshot belong together.
 pub(crate) struct StatsCell {
@@ -106,11 +148,11 @@ impl StatsCell {
         self.version.store(version + 2, Ordering::Release);
     }
 
-    /// A snapshot. Tries a few times to catch the writer at rest; the writer needs some 20 ns per step, so that the last
-    /// resort, a snapshot across two steps, is a theoretical one.
+    /// A snapshot. Tries to catch the writer at rest; the writer needs some 50 ns per step, so that the last resort, a
+    /// snapshot across two steps, is a theoretical one.
     pub(crate) fn read(&self) -> EngineStats {
         let mut words = [0; NUM_STATS];
-        for _ in 0..64 {
+        for attempt in 0..MAX_READS {
             let before = self.version.load(Ordering::Acquire);
             for (value, word) in words.iter_mut().zip(&self.words) {
                 *value = word.load(Ordering::Relaxed);
@@ -119,7 +161,8 @@ impl StatsCell {
             if before.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == before {
                 break;
             }
-            std::hint::spin_loop();
+            // The writer may have been put to sleep in the middle.
+            if attempt % 64 == 63 { std::thread::yield_now() } else { std::hint::spin_loop() }
         }
         EngineStats::from_words(words)
     }

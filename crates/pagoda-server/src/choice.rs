@@ -94,6 +94,7 @@ impl ChoiceText {
             }
             FinishReason::Stop | FinishReason::Complete => Finish::EndOfText,
             FinishReason::Length => Finish::Length,
+            FinishReason::Repetition => Finish::Repetition,
         });
         if finish.is_some() {
             text.push_str(&self.detokenizer.finish());
@@ -110,6 +111,7 @@ impl ChoiceText {
         let finish = match reason {
             FinishReason::Stop | FinishReason::Complete => Finish::EndOfText,
             FinishReason::Length => Finish::Length,
+            FinishReason::Repetition => Finish::Repetition,
         };
         self.advance(&text, Some(finish))
     }

@@ -18,6 +18,8 @@ pub struct ServerConfig {
     pub api_keys: ApiKeys,
     /// Origins that browsers may call from. Empty sends no CORS header at all.
     pub cors_origins: Vec<String>,
+    /// Whether tools stand before the system's text, where the chat template permits, unless a request says otherwise.
+    pub tools_first: bool,
     /// Limits on connections.
     pub connections: ConnectionLimits,
     /// Limits on one request.
@@ -38,6 +40,7 @@ impl ServerConfig {
             accept_any_model: false,
             api_keys: ApiKeys::none(),
             cors_origins: Vec::new(),
+            tools_first: false,
             connections: ConnectionLimits::default(),
             requests: RequestLimits::default(),
             grammar_limits: GrammarLimits::default(),
@@ -109,6 +112,8 @@ pub struct RequestLimits {
     pub max_stop_token_ids: usize,
     /// Entries of `logit_bias`.
     pub max_logit_bias: usize,
+    /// Entries of `allowed_token_ids`.
+    pub max_allowed_token_ids: usize,
     /// Entries of `tools`.
     pub max_tools: usize,
     /// Bytes of `cache_salt`.
@@ -142,6 +147,7 @@ impl Default for RequestLimits {
             max_stop_string_bytes: 256,
             max_stop_token_ids: 256,
             max_logit_bias: 300,
+            max_allowed_token_ids: 1_024,
             max_tools: 128,
             max_cache_salt_bytes: 1_024,
             max_concurrent_prompts: 4,

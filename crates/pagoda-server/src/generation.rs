@@ -3,10 +3,12 @@
 
 use std::sync::Arc;
 
+use pagoda_engine::{PrefixReport, RepetitionRule};
 use serde_json::{Map, Value};
 
 use crate::constraint::ConstraintSpec;
 use crate::error::ApiError;
+use crate::token_rules::TokenRules;
 
 /// What a client asked for.
 #[derive(Clone, Debug)]
@@ -31,6 +33,10 @@ pub(crate) struct Generation {
     pub(crate) priority: i32,
     /// Narrows the domain within which prefixes are shared.
     pub(crate) cache_salt: String,
+    /// Beside a grammar: the tokens that may be chosen, and the words that may not be said.
+    pub(crate) token_rules: TokenRules,
+    /// Of a longer prompt only the end is used.
+    pub(crate) truncation: Option<Truncation>,
 }
 
 /// Where a prompt's tokens come from.
@@ -54,6 +60,27 @@ pub(crate) struct ChatPrompt {
     pub(crate) continue_final_message: bool,
     /// Scalars for the template.
     pub(crate) template_kwargs: Map<String, Value>,
+    pub(crate) tools_first: ToolsFirst,
+}
+
+/// Whether the tools are to stand before the system's text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ToolsFirst {
+    /// Where the template writes them.
+    No,
+    /// Before it, if the template permits.
+    IfPossible,
+    /// Before it, or the request is refused.
+    Required,
+}
+
+/// How much of a prompt's end is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Truncation {
+    /// This many tokens; at least one.
+    Last(usize),
+    /// As many as the window has room for beside the tokens wanted.
+    Window,
 }
 
 /// What ends a sequence besides its length.
@@ -64,6 +91,7 @@ pub(crate) struct StopRules {
     /// The model's own stop tokens do not count.
     pub(crate) ignore_eos: bool,
     pub(crate) include_stop_str: bool,
+    pub(crate) repetition: Option<RepetitionRule>,
 }
 
 /// What the answer holds besides text.
@@ -74,6 +102,8 @@ pub(crate) struct OutputRules {
     /// The text goes on behind the prompt rather than starting anew.
     pub(crate) is_continuation: bool,
     pub(crate) logprobs: bool,
+    /// Alternatives to report for every token of the prompt.
+    pub(crate) prompt_logprobs: Option<u32>,
     pub(crate) return_token_ids: bool,
     pub(crate) skip_special_tokens: bool,
 }
@@ -83,6 +113,8 @@ pub(crate) struct OutputRules {
 pub(crate) struct Delivery {
     pub(crate) stream: bool,
     pub(crate) include_usage: bool,
+    /// The usage so far in every chunk.
+    pub(crate) continuous_usage: bool,
 }
 
 /// What an answer's head says, the same in every chunk.
@@ -97,6 +129,7 @@ pub(crate) struct AnswerHead {
     pub(crate) n: u32,
     pub(crate) output: OutputRules,
     pub(crate) include_usage: bool,
+    pub(crate) continuous_usage: bool,
 }
 
 /// What happens while a generation runs, in order.
@@ -122,6 +155,18 @@ pub(crate) struct PromptStart {
     pub(crate) echo_text: String,
     /// With echo and logprobs, one entry per prompt token.
     pub(crate) echo_tokens: Vec<OutputToken>,
+    /// If asked for: for every prompt token but the first itself and the likeliest in its place.
+    pub(crate) logprobs: Option<Vec<Option<Vec<RankedToken>>>>,
+}
+
+/// A token that could stand at a place of the prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct RankedToken {
+    pub(crate) id: u32,
+    pub(crate) logprob: f32,
+    /// From 1.
+    pub(crate) rank: u32,
+    pub(crate) text: String,
 }
 
 /// New text of one choice, with the tokens it was made of.
@@ -165,6 +210,8 @@ pub(crate) enum Finish {
     StopString(String),
     /// `max_tokens` or the context window.
     Length,
+    /// It went round in circles.
+    Repetition,
 }
 
 impl Finish {
@@ -173,6 +220,7 @@ impl Finish {
         match self {
             Finish::EndOfText | Finish::StopToken(_) | Finish::StopString(_) => "stop",
             Finish::Length => "length",
+            Finish::Repetition => "repetition",
         }
     }
 }
@@ -183,6 +231,17 @@ pub(crate) struct Usage {
     pub(crate) num_prompt_tokens: u64,
     pub(crate) num_cached_tokens: u64,
     pub(crate) num_completion_tokens: u64,
+    /// Of the prompt of which the most was not cached; `None` before any has been looked up.
+    pub(crate) cache: Option<CacheUsage>,
+}
+
+/// What the prefix cache knew of one prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CacheUsage {
+    /// Which of several prompts it is about.
+    pub(crate) prompt_index: Option<u32>,
+    pub(crate) num_prompt_tokens: u64,
+    pub(crate) prefix: PrefixReport,
 }
 
 /// A whole answer: its events, folded. The streamed and the unstreamed answer are the same by construction.

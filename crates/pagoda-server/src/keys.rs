@@ -57,6 +57,13 @@ pub(crate) enum Caller {
     },
 }
 
+impl Caller {
+    /// Whether the caller has shown an admin key.
+    pub(crate) fn is_admin(self) -> bool {
+        matches!(self, Caller::Key { role: KeyRole::Admin, .. })
+    }
+}
+
 /// The configured keys.
 #[derive(Clone)]
 pub struct ApiKeys {

@@ -35,7 +35,9 @@ mod keys;
 mod listener;
 mod metrics;
 mod model;
+mod prefix_log;
 mod prompt;
+mod prompt_logprobs;
 mod refusal;
 mod routes;
 mod run;
@@ -44,6 +46,7 @@ mod socket;
 mod sse;
 mod state;
 mod submit;
+mod token_rules;
 
 pub use config::{ConnectionLimits, DrainLimits, RequestLimits, ServerConfig};
 pub use embedding::{EmbedFunction, EmbeddingError, EmbeddingSource, LoadFunction, LoadedEncoder};

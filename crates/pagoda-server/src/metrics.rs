@@ -3,6 +3,7 @@
 
 mod clock;
 mod embedding;
+mod step_sizes;
 mod text;
 
 use std::borrow::Cow;
@@ -20,6 +21,7 @@ use crate::state::unix_seconds;
 
 pub(crate) use clock::RequestClock;
 pub(crate) use embedding::EmbeddingMetrics;
+use step_sizes::StepSizes;
 pub(crate) use text::Exposition;
 
 /// Seconds a whole request takes.
@@ -51,6 +53,7 @@ struct FinishedReason {
     finished_reason: &'static str,
 }
 
+/// Why a request waits, was refused, or found no more of its prompt.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct WaitingReason {
     reason: &'static str,
@@ -87,6 +90,9 @@ struct EngineMetrics {
     kv_cache_usage: FloatGauge,
     prefix_cache_queries: Counter,
     prefix_cache_hits: Counter,
+    prefix_cache_misses: Family<WaitingReason, Counter>,
+    prefix_cache_evicted_tokens: Counter,
+    step_sizes: StepSizes,
     num_preemptions: Counter,
     num_block_copies: Counter,
     num_steps: Counter,
@@ -169,6 +175,17 @@ impl EngineMetrics {
         r.register("vllm:prefix_cache_queries", "Prompt tokens looked up", self.prefix_cache_queries.clone());
         r.register("vllm:prefix_cache_hits", "Prompt tokens found", self.prefix_cache_hits.clone());
         r.register(
+            "pagoda:prefix_cache_requests",
+            "Requests by the reason why no more of their prompt was cached",
+            self.prefix_cache_misses.clone(),
+        );
+        r.register(
+            "pagoda:prefix_cache_evicted_tokens",
+            "Prompt tokens that would have been found, had nothing been evicted",
+            self.prefix_cache_evicted_tokens.clone(),
+        );
+        self.step_sizes.register(r);
+        r.register(
             "vllm:num_preemptions",
             "Sequences whose blocks were taken away",
             self.num_preemptions.clone(),
@@ -197,6 +214,19 @@ impl EngineMetrics {
         self.lora_requests_info.get_or_create(&no_lora).set(unix_seconds() as f64);
         copy(&self.prefix_cache_queries, stats.prefix_cache_queries);
         copy(&self.prefix_cache_hits, stats.prefix_cache_hits);
+        let reasons = [
+            ("none", stats.prefix_cache_complete),
+            ("first_use", stats.prefix_cache_first_use),
+            ("evicted", stats.prefix_cache_evicted),
+            ("diverged", stats.prefix_cache_diverged),
+            ("salt", stats.prefix_cache_other_salt),
+            ("not_looked_up", stats.prefix_cache_not_asked),
+        ];
+        for (reason, count) in reasons {
+            copy(&self.prefix_cache_misses.get_or_create_owned(&WaitingReason { reason }), count);
+        }
+        copy(&self.prefix_cache_evicted_tokens, stats.prefix_cache_evicted_tokens);
+        self.step_sizes.update(stats);
         copy(&self.num_preemptions, stats.num_preemptions);
         copy(&self.num_block_copies, stats.num_copies);
         copy(&self.num_steps, stats.num_steps);

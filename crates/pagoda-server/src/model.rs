@@ -9,6 +9,7 @@ use pagoda_text::{ChatTemplate, GrammarCompiler, GrammarOptions, Tokenizer};
 
 use crate::ServerConfig;
 use crate::metrics::Metrics;
+use crate::prefix_log::PrefixLog;
 
 /// What comes with each token.
 pub type TokenPayload = Option<TokenLogprobs>;
@@ -64,6 +65,7 @@ pub(crate) struct ServedModel {
     pub(crate) max_model_len: usize,
     pub(crate) max_trained_len: usize,
     pub(crate) metrics: Metrics,
+    pub(crate) prefix_log: PrefixLog,
 }
 
 impl ServedModel {
@@ -91,6 +93,7 @@ impl ServedModel {
             max_model_len,
             max_trained_len: model.max_trained_len,
             metrics,
+            prefix_log: PrefixLog::default(),
         }
     }
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use pagoda_engine::TokenConstraint;
-use pagoda_text::{ChatTemplateInput, TemplateError, TokenizerError};
+use pagoda_text::{ChatTemplateInput, TemplateError, TokenizerError, ToolsOrder};
 use tokio::sync::Semaphore;
 
 use crate::dialect::messages;
 use crate::error::ApiError;
-use crate::generation::{ChatPrompt, PromptSource};
+use crate::generation::{ChatPrompt, PromptSource, ToolsFirst, Truncation};
 use crate::model::ServedModel;
 
 /// Bounds how many prompts are worked on at the same time, and how many wait for it with their bodies in memory.
@@ -75,8 +75,9 @@ pub(crate) struct PrepareContext<'a> {
     pub(crate) model: &'a ServedModel,
     /// The field to blame.
     pub(crate) param: &'static str,
-    /// Whether at least one token is to be generated.
-    pub(crate) wants_output: bool,
+    /// Tokens to be generated, as the client wishes.
+    pub(crate) max_tokens: u64,
+    pub(crate) truncation: Option<Truncation>,
     pub(crate) skip_special_tokens: bool,
 }
 
@@ -84,7 +85,7 @@ pub(crate) struct PrepareContext<'a> {
 pub(crate) fn prepare(source: PromptSource, context: PrepareContext<'_>) -> Result<PreparedPrompt, ApiError> {
     let model = context.model;
     let tokenizer = &model.tokenizer;
-    let prompt = match source {
+    let mut prompt = match source {
         PromptSource::TokenIds(token_ids) => {
             let text = tokenizer.decode(&token_ids, context.skip_special_tokens);
             PreparedPrompt { token_ids, text, constraint: None }
@@ -108,6 +109,9 @@ pub(crate) fn prepare(source: PromptSource, context: PrepareContext<'_>) -> Resu
             }
         }
     };
+    if let Some(truncation) = context.truncation {
+        truncate(&mut prompt, truncation, context)?;
+    }
     check_length(prompt.token_ids.len(), context)?;
     Ok(prompt)
 }
@@ -137,7 +141,15 @@ pub(crate) fn render(mut chat: ChatPrompt, model: &ServedModel) -> Result<String
         kwargs: &chat.template_kwargs,
         now: SystemTime::now(),
     };
-    template.render(&input).map_err(|error| template_refused(&error))
+    if chat.tools_first == ToolsFirst::No {
+        return template.render(&input).map_err(|error| template_refused(&error));
+    }
+    let prompt = template.render_tools_first(&input).map_err(|error| template_refused(&error))?;
+    if chat.tools_first == ToolsFirst::Required && prompt.order == ToolsOrder::Elsewhere {
+        let what = "the model's chat template has no place for the tools before the system's text";
+        return Err(ApiError::unsupported("tools_first", what));
+    }
+    Ok(prompt.text)
 }
 
 fn template_refused(error: &TemplateError) -> ApiError {
@@ -154,12 +166,37 @@ fn template_refused(error: &TemplateError) -> ApiError {
     }
 }
 
+/// Drops the beginning of a prompt that is too long.
+fn truncate(
+    prompt: &mut PreparedPrompt,
+    truncation: Truncation,
+    context: PrepareContext<'_>,
+) -> Result<(), ApiError> {
+    let max_model_len = context.model.max_model_len;
+    let num_kept = match truncation {
+        Truncation::Last(num) if num > max_model_len => {
+            let rule = format!("must be at most the context length, {max_model_len}");
+            return Err(ApiError::invalid("truncate_prompt_tokens", rule));
+        }
+        Truncation::Last(num) => num,
+        // An answer that may fill the window leaves the prompt all but one token of it.
+        Truncation::Window if context.max_tokens >= max_model_len as u64 => max_model_len - 1,
+        Truncation::Window => max_model_len - context.max_tokens as usize,
+    };
+    let num_dropped = prompt.token_ids.len().saturating_sub(num_kept);
+    if num_dropped > 0 {
+        prompt.token_ids.drain(..num_dropped);
+        prompt.text = context.model.tokenizer.decode(&prompt.token_ids, context.skip_special_tokens);
+    }
+    Ok(())
+}
+
 fn check_length(num_prompt_tokens: usize, context: PrepareContext<'_>) -> Result<(), ApiError> {
     let max_model_len = context.model.max_model_len;
     if num_prompt_tokens == 0 {
         return Err(ApiError::invalid(context.param, "must have at least one token"));
     }
-    if num_prompt_tokens + usize::from(context.wants_output) > max_model_len {
+    if num_prompt_tokens + usize::from(context.max_tokens > 0) > max_model_len {
         let found = format!("Your {} resulted in {num_prompt_tokens} tokens", context.param);
         return Err(ApiError::ContextLength { max_model_len, found, param: context.param });
     }

@@ -78,7 +78,8 @@ fn table() -> Vec<Route> {
         route(post_.clone(), "/v1/embeddings", (Key, Refuse), post(embeddings::embeddings)),
         route(post_.clone(), "/tokenize", (Key, Refuse), post(tokenize::tokenize)),
         route(post_, "/detokenize", (Key, Refuse), post(tokenize::detokenize)),
-        route(get_, "/debug/kv", (Admin, Answer), get(debug::kv)),
+        route(get_.clone(), "/debug/kv", (Admin, Answer), get(debug::kv)),
+        route(get_, "/debug/prefix-cache", (Admin, Answer), get(debug::prefix_cache)),
     ]
 }
 

@@ -8,16 +8,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::Stream;
-use pagoda_engine::{Request, RequestError, RequestEvent, RequestStream};
+use pagoda_engine::{PrefixReport, Request, RequestError, RequestEvent, RequestStream};
 
-use crate::choice::{ChoiceRules, ChoiceText, token_detail};
+use crate::choice::{ChoiceRules, ChoiceText};
 use crate::error::ApiError;
-use crate::generation::{
-    ChoiceDelta, Generation, GenerationEvent, OutputToken, PromptStart, TokenDetail, Usage,
-};
+use crate::generation::{CacheUsage, ChoiceDelta, Generation, GenerationEvent, PromptStart, Usage};
 use crate::metrics::RequestClock;
 use crate::model::{ServedModel, TokenPayload};
 use crate::prompt::PreparedPrompt;
+use crate::prompt_logprobs::{prompt_tokens, ranked};
 use crate::submit::{SubmitContext, check_room, engine_request, refused};
 
 /// A running generation: a stream of its events.
@@ -26,6 +25,7 @@ pub(crate) struct GenerationRun {
     prompts: Vec<PromptRun>,
     ready: VecDeque<GenerationEvent>,
     retry_after: Duration,
+    may_see_salts: bool,
     is_ended: bool,
 }
 
@@ -38,8 +38,11 @@ struct PromptRun {
     stream: Option<RequestStream<TokenPayload>>,
     choices: Vec<ChoiceText>,
     clock: RequestClock,
-    num_cached_tokens: u64,
+    /// None before its first step.
+    prefix: Option<PrefixReport>,
     prompt_logprobs: Vec<TokenPayload>,
+    /// How many of the likeliest tokens to report for each place of the prompt.
+    num_prompt_logprobs: Option<u32>,
     is_announced: bool,
 }
 
@@ -47,7 +50,7 @@ struct PromptRun {
 enum Echo {
     Nothing,
     Text { text: String },
-    TextAndLogprobs { text: String, skip_special_tokens: bool },
+    TextAndLogprobs { text: String, skip_special_tokens: bool, num_top: usize },
 }
 
 impl GenerationRun {
@@ -69,6 +72,7 @@ impl GenerationRun {
             prompts: runs,
             ready: VecDeque::new(),
             retry_after: context.retry_after,
+            may_see_salts: context.caller.is_admin(),
             is_ended: false,
         })
     }
@@ -78,10 +82,40 @@ impl GenerationRun {
         let mut usage = Usage::default();
         for prompt in &self.prompts {
             usage.num_prompt_tokens += prompt.token_ids.len() as u64;
-            usage.num_cached_tokens += prompt.num_cached_tokens;
+            usage.num_cached_tokens += prompt.prefix.map_or(0, |prefix| u64::from(prefix.num_cached_tokens));
             usage.num_completion_tokens += prompt.choices.iter().map(|choice| choice.num_tokens).sum::<u64>();
         }
+        usage.cache = self.cache_usage();
         usage
+    }
+
+    /// The prompt of which the most was not cached.
+    fn cache_usage(&self) -> Option<CacheUsage> {
+        let looked_up = self.cache_usages().rev();
+        let worst = looked_up
+            .max_by_key(|usage| usage.num_prompt_tokens - u64::from(usage.prefix.num_cached_tokens))?;
+        let prefix = match self.may_see_salts {
+            true => worst.prefix,
+            // Salts keep the users of one key apart; only its operator may learn what happens under others.
+            false => PrefixReport { num_tokens_under_other_salt: 0, ..worst.prefix },
+        };
+        Some(CacheUsage { prefix, ..worst })
+    }
+
+    fn cache_usages(&self) -> impl DoubleEndedIterator<Item = CacheUsage> + '_ {
+        let is_one_of_several = self.prompts.len() > 1;
+        self.prompts.iter().filter_map(move |prompt| {
+            Some(CacheUsage {
+                prompt_index: is_one_of_several.then_some(prompt.index),
+                num_prompt_tokens: prompt.token_ids.len() as u64,
+                prefix: prompt.prefix?,
+            })
+        })
+    }
+
+    /// Notes what the prefix cache knew of each prompt, under the answer's id.
+    pub(crate) fn log_prefixes(&self, answer_id: &str) {
+        self.cache_usages().for_each(|usage| self.model.prefix_log.push(answer_id, usage));
     }
 
     fn fail(&mut self, error: ApiError) {
@@ -114,9 +148,9 @@ impl GenerationRun {
     fn take(&mut self, index: usize, event: Option<RequestEvent<TokenPayload>>) -> Result<(), ApiError> {
         let prompt = &mut self.prompts[index];
         match event {
-            Some(RequestEvent::Scheduled { num_cached_tokens }) => {
-                prompt.num_cached_tokens = u64::from(num_cached_tokens);
-                prompt.clock.scheduled(num_cached_tokens);
+            Some(RequestEvent::Scheduled { prefix }) => {
+                prompt.prefix = Some(prefix);
+                prompt.clock.scheduled(prefix.num_cached_tokens);
             }
             Some(RequestEvent::PromptLogprobs(logprobs)) => prompt.prompt_logprobs.extend(logprobs),
             Some(RequestEvent::Token(event)) => {
@@ -163,10 +197,9 @@ impl GenerationRun {
     /// Announces the prompt as soon as everything that the answer repeats of it is there.
     fn announce_when_ready(&mut self, index: usize) {
         let prompt = &self.prompts[index];
-        let num_wanted = match prompt.echo {
-            Echo::TextAndLogprobs { .. } => prompt.token_ids.len() - 1,
-            Echo::Nothing | Echo::Text { .. } => 0,
-        };
+        let shows_logprobs = matches!(prompt.echo, Echo::TextAndLogprobs { .. });
+        let needs_logprobs = shows_logprobs || prompt.num_prompt_logprobs.is_some();
+        let num_wanted = if needs_logprobs { prompt.token_ids.len() - 1 } else { 0 };
         if prompt.prompt_logprobs.len() >= num_wanted {
             self.announce(index);
         }
@@ -221,9 +254,11 @@ impl PromptRun {
         let (echo_text, echo_tokens) = match &mut self.echo {
             Echo::Nothing => (String::new(), Vec::new()),
             Echo::Text { text } => (std::mem::take(text), Vec::new()),
-            Echo::TextAndLogprobs { text, skip_special_tokens } => {
+            Echo::TextAndLogprobs { text, skip_special_tokens, num_top } => {
                 let skips = *skip_special_tokens;
-                let tokens = prompt_tokens(model, &self.token_ids, &self.prompt_logprobs, skips);
+                let mut tokens = prompt_tokens(model, &self.token_ids, &self.prompt_logprobs, skips);
+                let details = tokens.iter_mut().filter_map(|token| token.detail.as_mut());
+                details.for_each(|detail| detail.top.truncate(*num_top));
                 (std::mem::take(text), tokens)
             }
         };
@@ -232,35 +267,11 @@ impl PromptRun {
             token_ids: Arc::clone(&self.token_ids),
             echo_text,
             echo_tokens,
+            logprobs: self
+                .num_prompt_logprobs
+                .map(|num_top| ranked(model, &self.token_ids, &self.prompt_logprobs, num_top as usize)),
         }
     }
-}
-
-/// The prompt's tokens with their logprobs; the first one has none.
-fn prompt_tokens(
-    model: &ServedModel,
-    token_ids: &[u32],
-    logprobs: &[TokenPayload],
-    skip_special_tokens: bool,
-) -> Vec<OutputToken> {
-    let tokenizer = &model.tokenizer;
-    let mut text_offset = 0;
-    let logprobs = std::iter::once(&None).chain(logprobs);
-    let tokens = token_ids.iter().zip(logprobs).map(|(&id, logprobs)| {
-        let detail = match logprobs {
-            Some(logprobs) => token_detail(tokenizer, id, logprobs, text_offset),
-            None => {
-                let bytes = tokenizer.token_bytes(id).to_vec();
-                TokenDetail { text_offset, bytes, logprob: None, top: Vec::new() }
-            }
-        };
-        if !(skip_special_tokens && tokenizer.is_special(id)) {
-            // Characters that begin in this token: continuation bytes of UTF-8 belong to one that began before.
-            text_offset += detail.bytes.iter().filter(|byte| **byte & 0xC0 != 0x80).count();
-        }
-        OutputToken { id, detail: Some(detail) }
-    });
-    tokens.collect()
 }
 
 fn submit_prompt(
@@ -282,9 +293,11 @@ fn submit_prompt(
     let echo = match (output.echo, output.logprobs) {
         (false, _) => Echo::Nothing,
         (true, false) => Echo::Text { text: prompt.text },
-        (true, true) => {
-            Echo::TextAndLogprobs { text: prompt.text, skip_special_tokens: output.skip_special_tokens }
-        }
+        (true, true) => Echo::TextAndLogprobs {
+            text: prompt.text,
+            skip_special_tokens: output.skip_special_tokens,
+            num_top: generation.sampling.num_logprobs.unwrap_or(0) as usize,
+        },
     };
     let offset = match &echo {
         Echo::Nothing => 0,
@@ -300,8 +313,9 @@ fn submit_prompt(
         stream: Some(stream),
         choices,
         clock,
-        num_cached_tokens: 0,
+        prefix: None,
         prompt_logprobs: Vec::new(),
+        num_prompt_logprobs: output.prompt_logprobs,
         is_announced: false,
     })
 }

@@ -42,7 +42,8 @@ impl SseBody {
             let Some(noted) = &mut self.noted else { return };
             let Poll::Ready(event) = Pin::new(&mut noted.run).poll_next(context) else { return };
             let is_last = matches!(event, None | Some(GenerationEvent::Done(_) | GenerationEvent::Failed(_)));
-            for chunk in event.iter().flat_map(|event| self.dialect.chunks(&self.head, event)) {
+            let so_far = noted.run.usage();
+            for chunk in event.iter().flat_map(|event| self.dialect.chunks(&self.head, event, so_far)) {
                 frame.push_str("data: ");
                 frame.push_str(&chunk);
                 frame.push_str("\n\n");

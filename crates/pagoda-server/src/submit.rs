@@ -30,31 +30,27 @@ pub(crate) fn engine_request(
     let min_tokens = u32::try_from(generation.min_tokens).unwrap_or(u32::MAX).min(max_tokens);
     let own_stops = if generation.stop.ignore_eos { &[][..] } else { &model.stop_token_ids };
     let stop_token_ids = own_stops.iter().chain(&generation.stop.token_ids).copied().collect();
-    let num_logprobs = generation.sampling.num_logprobs;
+    // The prompt's logprobs serve two wishes: the more alternatives, the better for both.
+    let for_echo = generation.sampling.num_logprobs.filter(|_| generation.output.echo);
     Request {
         prompt: token_ids.to_vec(),
         sampling: Arc::new(generation.sampling.clone()),
-        stop: StopCriteria { max_tokens, min_tokens, stop_token_ids },
+        stop: StopCriteria { max_tokens, min_tokens, stop_token_ids, repetition: generation.stop.repetition },
         num_sequences: generation.n,
         priority: generation.priority,
         cache_salt: cache_salt(caller, &generation.cache_salt),
-        prompt_logprobs: num_logprobs.filter(|_| generation.output.echo),
+        prompt_logprobs: for_echo.max(generation.output.prompt_logprobs),
         constraint: None,
     }
 }
 
 /// The domain within which prefixes are shared: one per key, and within it one per salt of the client.
 fn cache_salt(caller: Caller, salt: &str) -> CacheSalt {
-    let mut domain = match caller {
-        Caller::Open => Vec::new(),
-        Caller::Key { index, .. } => format!("key {index}").into_bytes(),
+    let tenant = match caller {
+        Caller::Open => 0,
+        Caller::Key { index, .. } => index as u64 + 1,
     };
-    if !salt.is_empty() {
-        // A key's index has no NUL, so that no salt leads into another key's domain.
-        domain.push(0);
-        domain.extend_from_slice(salt.as_bytes());
-    }
-    CacheSalt(domain)
+    CacheSalt { tenant, salt: salt.as_bytes().to_vec() }
 }
 
 /// All prompts of a request find room in the queue, or none is submitted. More than the whole queue holds is the
@@ -115,7 +111,7 @@ mod tests {
         let key = |index| Caller::Key { index, role: KeyRole::User };
         let domains = [
             cache_salt(Caller::Open, ""),
-            cache_salt(Caller::Open, "key 0"),
+            cache_salt(Caller::Open, "1"),
             cache_salt(key(0), ""),
             cache_salt(key(0), "a"),
             cache_salt(key(1), ""),

@@ -132,7 +132,7 @@ impl BlockMachine {
         let num_tokens = 1 + detail as usize % 7;
         let prompt: Vec<TokenId> = (0..num_tokens).map(|bit| (detail >> (3 + bit)) & 1).collect();
         let salt = (detail >> 12) & 1;
-        let tokens = HashedTokens::new(prompt, &CacheSalt(vec![salt as u8]), BLOCK_SIZE);
+        let tokens = HashedTokens::new(prompt, &CacheSalt { tenant: 0, salt: vec![salt as u8] }, BLOCK_SIZE);
         let found = self.kv.match_prefix(&tokens, num_tokens - 1);
         // A chunk of the prompt: one token at least.
         let num_computed = found.num_tokens + 1 + (detail >> 13) as usize % (num_tokens - found.num_tokens);

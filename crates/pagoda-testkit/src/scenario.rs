@@ -2,15 +2,15 @@
 //!
 //! ```text
 //! engine block_size=2 blocks=8 seqs=4 budget=8 len=12     first; also depth= watermark= aging=
-//!                                                         queue= cache= max_preemptions=
-//! add A prompt=1,2,3 max=3                                also n= priority= salt= stop= min= logprobs
+//!                                                         queue= cache= max_preemptions= misses=
+//! add A prompt=1,2,3 max=3                                also n= priority= tenant= salt= stop= min= logprobs
 //! step                                                    or `step 3`
 //! abort A
 //! finish A 0                                              one sequence
 //! pool                                                    prints the block counts
 //! ```
 //! Tokens count up: a sequence that ends in 3 goes on with 4; sample k of n starts 10 k higher. Lines without a command
-//! (empty, or starting with `#`) are copied. Every law is checked after every command.
+//! (empty, or starting with `#`) are copied. With `misses=1` it is told why a prompt was not found in the cache. Every law is checked after every command.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -18,8 +18,8 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pagoda_engine::{
-    CacheSalt, Engine, EngineConfig, EngineEvent, FinishReason, PipelineDepth, Request, RequestEvent,
-    RequestId, SamplingParams, StopCriteria, TokenLogprobs,
+    CacheMiss, CacheSalt, Engine, EngineConfig, EngineEvent, FinishReason, PipelineDepth, Request,
+    RequestEvent, RequestId, SamplingParams, StopCriteria, TokenLogprobs,
 };
 
 use crate::{SuccessorSource, TokenMemoryConfig, TokenMemoryExecutor};
@@ -78,6 +78,7 @@ struct Scenario {
     engine: Engine<TokenMemoryExecutor<SuccessorSource>>,
     trace: Trace,
     names: BTreeMap<RequestId, String>,
+    tells_misses: bool,
     transcript: String,
 }
 
@@ -113,7 +114,8 @@ impl Scenario {
         };
         let executor = TokenMemoryExecutor::with_source(memory, SuccessorSource);
         let engine = Engine::new(config, executor).unwrap_or_else(|error| panic!("{line}: {error}"));
-        Scenario { engine, trace, names: BTreeMap::new(), transcript: format!("> {line}\n") }
+        let tells_misses = number("misses", 0) == 1;
+        Scenario { engine, trace, names: BTreeMap::new(), tells_misses, transcript: format!("> {line}\n") }
     }
 
     fn obey(&mut self, line: &str) {
@@ -167,10 +169,14 @@ impl Scenario {
                 max_tokens: number("max", 4) as u32,
                 min_tokens: number("min", 0) as u32,
                 stop_token_ids: numbers("stop").into(),
+                repetition: None,
             },
             num_sequences: number("n", 1) as u32,
             priority: number("priority", 0),
-            cache_salt: CacheSalt(arguments.get("salt").map_or(Vec::new(), |salt| salt.as_bytes().to_vec())),
+            cache_salt: CacheSalt {
+                tenant: number("tenant", 0) as u64,
+                salt: arguments.get("salt").map_or(Vec::new(), |salt| salt.as_bytes().to_vec()),
+            },
             constraint: None,
             prompt_logprobs: arguments.values().any(|value| value == "logprobs").then_some(0),
         };
@@ -193,7 +199,10 @@ impl Scenario {
     fn say_events(&mut self) {
         for event in self.engine.take_events() {
             let line = match event {
-                EngineEvent::Request(id, event) => format!("    {}{}", self.names[&id], event_text(&event)),
+                EngineEvent::Request(id, event) => {
+                    let miss = if self.tells_misses { miss_text(&event) } else { String::new() };
+                    format!("    {}{}{miss}", self.names[&id], event_text(&event))
+                }
                 EngineEvent::Ended(id) => format!("    {} ends", self.names[&id]),
             };
             self.say(&line);
@@ -215,10 +224,11 @@ fn event_text(event: &RequestEvent<Option<TokenLogprobs>>) -> String {
         Some(FinishReason::Stop) => ", stop",
         Some(FinishReason::Complete) => ", complete",
         Some(FinishReason::Length) => ", length",
+        Some(FinishReason::Repetition) => ", repetition",
         None => "",
     };
     match event {
-        RequestEvent::Scheduled { num_cached_tokens } => format!(" scheduled, {num_cached_tokens} cached"),
+        RequestEvent::Scheduled { prefix } => format!(" scheduled, {} cached", prefix.num_cached_tokens),
         RequestEvent::PromptLogprobs(logprobs) => format!(" prompt logprobs {}", logprobs.len()),
         RequestEvent::Token(token) => {
             format!("#{}: {}{}", token.sample_index, token.token, reason(&token.finish))
@@ -228,6 +238,22 @@ fn event_text(event: &RequestEvent<Option<TokenLogprobs>>) -> String {
         }
         RequestEvent::SequenceFailed { sample_index, error } => format!("#{sample_index} failed: {error}"),
         RequestEvent::Failed(error) => format!(" failed: {error}"),
+    }
+}
+
+/// Why the rest of a prompt was not cached.
+fn miss_text(event: &RequestEvent<Option<TokenLogprobs>>) -> String {
+    let RequestEvent::Scheduled { prefix } = event else { return String::new() };
+    let num_known = prefix.num_known_tokens;
+    match prefix.miss {
+        _ if prefix.num_tokens_under_other_salt > 0 => {
+            format!(", {} under another salt", prefix.num_tokens_under_other_salt)
+        }
+        CacheMiss::Nothing => ", complete".into(),
+        CacheMiss::NotAsked => ", not asked".into(),
+        CacheMiss::FirstUse => ", first use".into(),
+        CacheMiss::Evicted => format!(", evicted up to {num_known}"),
+        CacheMiss::Diverged => format!(", diverged at {num_known}"),
     }
 }
 

@@ -247,7 +247,8 @@ impl Simulation {
         let client =
             self.clients.get_mut(&id).unwrap_or_else(|| panic!("seed {seed}: {id} speaks after its end"));
         match event {
-            RequestEvent::Scheduled { num_cached_tokens } => {
+            RequestEvent::Scheduled { prefix } => {
+                let num_cached_tokens = prefix.num_cached_tokens;
                 assert!(
                     !std::mem::replace(&mut client.is_scheduled, true),
                     "seed {seed}: {id} is announced twice"
@@ -256,6 +257,11 @@ impl Simulation {
                 assert!(
                     num_cached_tokens < num_prompt_tokens,
                     "seed {seed}: law 10, {num_cached_tokens} cached"
+                );
+                let num_known_tokens = prefix.num_known_tokens;
+                assert!(
+                    (num_cached_tokens..num_prompt_tokens).contains(&num_known_tokens),
+                    "seed {seed}: {num_cached_tokens} cached, {num_known_tokens} known"
                 );
                 let may_match = client.request.prompt_logprobs.is_none();
                 assert!(

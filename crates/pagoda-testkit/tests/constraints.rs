@@ -31,7 +31,7 @@ fn request(constraint: Option<Box<dyn TokenConstraint>>) -> Request {
     Request {
         prompt: vec![1, 2, 3],
         sampling: Arc::new(SamplingParams::greedy()),
-        stop: StopCriteria { max_tokens: 20, min_tokens: 0, stop_token_ids: Arc::from([]) },
+        stop: StopCriteria { max_tokens: 20, ..StopCriteria::default() },
         num_sequences: 1,
         priority: 0,
         cache_salt: CacheSalt::default(),
@@ -191,7 +191,7 @@ fn a_constraint_that_hangs_costs_one_time_limit_and_its_own_sequence() {
 #[test]
 fn min_tokens_does_not_ban_the_only_token_that_the_constraint_allows() {
     let stop_token_ids: Arc<[TokenId]> = (0..VOCAB_SIZE).collect();
-    let stop = StopCriteria { max_tokens: 20, min_tokens: 20, stop_token_ids };
+    let stop = StopCriteria { max_tokens: 20, min_tokens: 20, stop_token_ids, ..StopCriteria::default() };
     let constraint = Box::new(WalkConstraint::new(3, VOCAB_SIZE, 6));
     let outcomes =
         run(&mut engine(PipelineDepth::One, PATIENT), vec![Request { stop, ..request(Some(constraint)) }]);

@@ -134,7 +134,8 @@ fn one_prompt_token_is_always_left_to_compute() {
 fn another_salt_finds_nothing() {
     let mut cache = Cache::new();
     cache.past(&[1, 2, 3, 4]);
-    let other = HashedTokens::new(vec![1, 2, 3, 4, 5], &CacheSalt(b"tenant".to_vec()), BLOCK_SIZE);
+    let other =
+        HashedTokens::new(vec![1, 2, 3, 4, 5], &CacheSalt { tenant: 0, salt: b"salt".to_vec() }, BLOCK_SIZE);
     assert_eq!(cache.kv.match_prefix(&other, 4), PrefixMatch::default());
 }
 

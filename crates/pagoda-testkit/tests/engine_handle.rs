@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use pagoda_engine::{
-    EngineConfig, EngineHandle, EngineState, EngineStats, FinishReason, IntegrityError, Request,
-    RequestError, RequestEvent, RequestStream, SamplingParams, StopCriteria, SubmitError, TokenId,
-    TokenLogprobs,
+    CacheMiss, EngineConfig, EngineHandle, EngineState, EngineStats, FinishReason, IntegrityError,
+    PrefixReport, Request, RequestError, RequestEvent, RequestStream, SamplingParams, StopCriteria,
+    SubmitError, TokenId, TokenLogprobs,
 };
 use pagoda_testkit::{Fault, FaultPlan, TokenMemoryConfig, TokenMemoryExecutor, block_on, wait_until};
 
@@ -71,6 +71,12 @@ fn started(handle: &Handle, request: Request) -> Stream {
     stream
 }
 
+fn scheduled<X>(num_cached_tokens: u32, miss: CacheMiss) -> RequestEvent<X> {
+    let num_known_tokens = num_cached_tokens;
+    let prefix = PrefixReport { num_cached_tokens, num_known_tokens, miss, num_tokens_under_other_salt: 0 };
+    RequestEvent::Scheduled { prefix }
+}
+
 fn is_clean(stats: EngineStats) -> bool {
     stats.num_requests_running == 0 && stats.kv_blocks_free + stats.kv_blocks_cached == stats.kv_blocks_total
 }
@@ -79,14 +85,14 @@ fn is_clean(stats: EngineStats) -> bool {
 fn a_stream_carries_every_token_and_ends() {
     let handle = slow_engine(&FaultPlan::new());
     let events = all(handle.submit(request(&[1, 2, 3], 5)).unwrap());
-    assert_eq!(events[0], RequestEvent::Scheduled { num_cached_tokens: 0 });
+    assert_eq!(events[0], scheduled(0, CacheMiss::FirstUse));
     assert_eq!(tokens(&events).len(), 5);
     let Some(RequestEvent::Token(last)) = events.last() else { panic!("{events:?}") };
     assert_eq!(last.finish, Some(FinishReason::Length));
     assert_eq!(handle.num_unfinished(), 0);
     // The same prompt again: found in the cache, but for the token whose logits are wanted.
     let again = all(handle.submit(request(&[1, 2, 3], 5)).unwrap());
-    assert_eq!(again[0], RequestEvent::Scheduled { num_cached_tokens: 2 });
+    assert_eq!(again[0], scheduled(2, CacheMiss::Nothing));
     assert_eq!(tokens(&again), tokens(&events));
     assert_eq!(handle.stats().prefix_cache_hits, 2);
     let report = block_on(handle.check_integrity()).unwrap();
@@ -319,7 +325,7 @@ fn what_can_never_be_served_is_refused_at_once() {
     // A full window of prompt leaves no room, which is fine if none is wanted.
     let events = all(handle.submit(request(&[1; 200], 0)).unwrap());
     let finished = RequestEvent::Finished { sample_index: 0, reason: FinishReason::Length };
-    assert_eq!(events, [RequestEvent::Scheduled { num_cached_tokens: 0 }, finished]);
+    assert_eq!(events, [scheduled(0, CacheMiss::FirstUse), finished]);
     assert_eq!(handle.num_unfinished(), 0);
 }
 

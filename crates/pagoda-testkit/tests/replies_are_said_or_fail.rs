@@ -38,7 +38,12 @@ fn request(prompt: &[TokenId], min_tokens: u32) -> Request {
     Request {
         prompt: prompt.to_vec(),
         sampling: Arc::new(SamplingParams::greedy()),
-        stop: StopCriteria { max_tokens: 20, min_tokens, stop_token_ids: Arc::new([END]) },
+        stop: StopCriteria {
+            max_tokens: 20,
+            min_tokens,
+            stop_token_ids: Arc::new([END]),
+            ..StopCriteria::default()
+        },
         num_sequences: 1,
         priority: 0,
         cache_salt: Default::default(),

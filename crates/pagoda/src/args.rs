@@ -25,21 +25,6 @@ pub(crate) enum Command {
     Bench(BenchCommand),
     /// Print what this machine offers: CPU, memory, cache, models.
     Doctor(StoreArgs),
-    /// Compare every op on a GPU of this machine with the CPU reference.
-    Conformance(ConformanceArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ConformanceArgs {
-    /// The N of cuda:N.
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    pub(crate) device: i32,
-    /// Only cases whose name begins with one of these.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) only: Vec<String>,
-    /// Of the inputs.
-    #[arg(long, default_value_t = 1)]
-    pub(crate) seed: u64,
 }
 
 /// Where models are looked for.
@@ -123,6 +108,14 @@ pub(crate) struct ServeArgs {
     /// A chat template (Jinja) to use instead of the model's.
     #[arg(long, value_name = "FILE")]
     pub(crate) chat_template: Option<PathBuf>,
+
+    /// Put the tools of a chat before the system's text, where the template permits: an edit of the text then leaves the
+    /// tools in the prefix cache.
+    #[arg(long)]
+    pub(crate) tools_first: bool,
+    /// Seconds of silence after which a stream sends a comment.
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) sse_keep_alive: u64,
 
     /// File with one API key per line; empty lines and lines starting with # are skipped.
     #[arg(long, value_name = "FILE")]

@@ -83,6 +83,8 @@ impl ListenConfig {
             );
         }
         server.cors_origins = args.cors_origin.clone();
+        server.tools_first = args.tools_first;
+        server.requests.sse_keep_alive = Duration::from_secs(args.sse_keep_alive);
         server.drain.drain_timeout = Duration::from_secs(args.drain_timeout);
         Ok(ListenConfig { address: SocketAddr::new(args.host, args.port), server, is_open_to_others })
     }

@@ -59,6 +59,7 @@ fn serve(
                 max_tokens: num_output_tokens,
                 min_tokens: 0,
                 stop_token_ids: Arc::from([]),
+                repetition: None,
             },
             num_sequences: 1,
             priority: 0,

@@ -124,7 +124,8 @@ fn drive<E: Executor<Extra = Payload>>(
                 EngineEvent::Request(id, RequestEvent::Token(event)) if id == measured => {
                     outcome[event.sample_index as usize].push(bits(event.token, &event.extra));
                 }
-                EngineEvent::Request(id, RequestEvent::Scheduled { num_cached_tokens }) if id == measured => {
+                EngineEvent::Request(id, RequestEvent::Scheduled { prefix }) if id == measured => {
+                    let num_cached_tokens = prefix.num_cached_tokens;
                     totals.cached_tokens += u64::from(num_cached_tokens);
                 }
                 EngineEvent::Request(_, RequestEvent::Failed(error)) => panic!("a request failed: {error}"),
@@ -163,6 +164,7 @@ fn random_request(rng: &mut Rng, vocab_size: u32, max_prompt: usize, max_tokens:
             max_tokens: rng.range(1, u64::from(max_tokens)) as u32,
             min_tokens: 0,
             stop_token_ids: Arc::from([]),
+            repetition: None,
         },
         num_sequences: if rng.chance(4) { 3 } else { 1 },
         priority: rng.range(0, 2) as i32,

@@ -27,7 +27,8 @@ impl KvCacheManager {
         }
         self.check_counts(&holders, &readers)?;
         self.check_queue()?;
-        self.cache.check_integrity()
+        self.cache.check_integrity()?;
+        self.ghosts.check_integrity()
     }
 
     fn check_table(&self, table: &BlockTable, num_tokens: usize) -> Result<(), IntegrityError> {

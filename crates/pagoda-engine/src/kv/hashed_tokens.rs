@@ -16,7 +16,8 @@ impl BlockHash {
         // The key separates salts from blocks: no salt can be chosen that collides with a block's hash.
         BlockHash(
             *blake3::Hasher::new_derive_key("pagoda prefix cache: salt")
-                .update(&salt.0)
+                .update(&salt.tenant.to_le_bytes())
+                .update(&salt.salt)
                 .finalize()
                 .as_bytes(),
         )
@@ -59,6 +60,7 @@ pub struct HashedTokens {
     /// `[1 + num_full_blocks]` the parent of block `i` is entry `i`.
     hashes: Vec<BlockHash>,
     block_size: usize,
+    tenant: u64,
 }
 
 impl HashedTokens {
@@ -71,7 +73,7 @@ impl HashedTokens {
             last = last.child(block);
             hashes.push(last);
         }
-        HashedTokens { tokens, hashes, block_size }
+        HashedTokens { tokens, hashes, block_size, tenant: salt.tenant }
     }
 
     /// One more token.
@@ -96,6 +98,11 @@ impl HashedTokens {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()
+    }
+
+    /// Whose tokens these are.
+    pub(super) fn tenant(&self) -> u64 {
+        self.tenant
     }
 
     /// The hash of everything before a block.
@@ -127,7 +134,11 @@ mod tests {
     #[test]
     fn equal_tokens_have_different_names_under_another_salt_or_after_another_prefix() {
         let chain = |tokens: &[TokenId], salt: &str| {
-            HashedTokens::new(tokens.to_vec(), &CacheSalt(salt.into()), 2).hashes.last().copied().unwrap()
+            HashedTokens::new(tokens.to_vec(), &CacheSalt { tenant: 0, salt: salt.into() }, 2)
+                .hashes
+                .last()
+                .copied()
+                .unwrap()
         };
         assert_eq!(chain(&[1, 2, 3, 4], "a"), chain(&[1, 2, 3, 4], "a"));
         assert_ne!(chain(&[1, 2, 3, 4], "a"), chain(&[1, 2, 3, 4], "b"));

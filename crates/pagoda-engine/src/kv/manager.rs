@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 
+use super::ghosts::GhostList;
+use super::prefix_report::RecentDomains;
 use super::{BlockPool, BlockTable, Disposal, HashedTokens, PrefixCache, PrefixMatch, QueueEnd};
 use crate::{BlockCopy, BlockId, TokenId};
 
@@ -24,6 +26,11 @@ use crate::{BlockCopy, BlockId, TokenId};
 /// 8. Blocks are released in reverse order, so that tails are evicted before heads.
 /// 9. A block becomes matchable in [`KvCacheManager::commit`], never when it is only scheduled.
 ///
+/// (10 and 11 are the scheduler's.)
+///
+/// 12. What was evicted is remembered for [`KvCacheManager::report`] only: at most as many ghosts as blocks, no block is
+///     held and no match changed by them.
+///
 /// What a commit frees while later steps are in flight is *retired*: it returns to the pool when they have ended, because
 /// their rows may still write behind the valid tokens.
 #[derive(Clone, Debug)]
@@ -32,6 +39,8 @@ pub struct KvCacheManager {
     pub(super) prefix_caching: bool,
     pub(super) pool: BlockPool,
     pub(super) cache: PrefixCache,
+    pub(super) ghosts: GhostList,
+    pub(super) domains: RecentDomains,
     /// Of the unreferenced blocks, those in the cache.
     pub(super) num_cached: usize,
     /// `[num_blocks]` planned and launched copies that read the block; part of its reference count.
@@ -52,6 +61,8 @@ impl KvCacheManager {
             prefix_caching,
             pool: BlockPool::new(num_blocks),
             cache: PrefixCache::new(num_blocks, block_size),
+            ghosts: GhostList::new(if prefix_caching { num_blocks } else { 0 }, block_size),
+            domains: RecentDomains::default(),
             num_cached: 0,
             num_readers: vec![0; num_blocks],
             planned_copies: Vec::new(),
@@ -88,6 +99,11 @@ impl KvCacheManager {
     /// Blocks held by tables and copies.
     pub fn num_referenced(&self) -> usize {
         self.num_total() - self.pool.num_unreferenced()
+    }
+
+    /// Evicted blocks that are remembered; at most as many as the pool has.
+    pub fn num_ghosts(&self) -> usize {
+        self.ghosts.len()
     }
 
     /// Gives an empty table the matched blocks and room for `num_tokens` tokens in all. `None`, and nothing changes, if
@@ -244,10 +260,11 @@ impl KvCacheManager {
         self.planned_copies.push(BlockCopy { source, target, num_slots: num_slots as u32 });
     }
 
-    /// The first block of the queue; whatever could be matched in it is forgotten.
+    /// The first block of the queue; whatever could be matched in it is evicted.
     fn take_block(&mut self) -> BlockId {
         let block = self.pool.take_first().expect("the caller has counted the available blocks");
         if self.cache.contains(block) {
+            self.ghosts.remember(self.cache.parent_of(block), self.cache.tokens_of(block));
             self.cache.remove(block);
             self.num_cached -= 1;
         }

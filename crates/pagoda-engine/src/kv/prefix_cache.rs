@@ -94,6 +94,31 @@ impl PrefixCache {
             .filter(|&(_, num_common)| num_common > 0)
     }
 
+    /// The most leading tokens that any child shares, and whether such a child goes on behind them. `None` without
+    /// children.
+    pub fn nearest(&self, parent: BlockHash, tokens: &[TokenId]) -> Option<(usize, bool)> {
+        let siblings = self.children.get(&parent)?;
+        let place = self.place(parent, tokens);
+        // A child that goes on otherwise sorts behind one that ends where it parts, hence nearer to the place.
+        let neighbours = siblings[place.saturating_sub(1)..].iter().take(2);
+        let shared = neighbours.map(|&block| {
+            let own = self.tokens_of(block);
+            let num_common = common_prefix_len(own, tokens);
+            (num_common, own.len() > num_common)
+        });
+        shared.max()
+    }
+
+    /// The hash of everything before a cached block.
+    pub(super) fn parent_of(&self, block: BlockId) -> BlockHash {
+        self.parents[block.0 as usize]
+    }
+
+    /// Blocks that can be matched.
+    pub(super) fn num_cached(&self) -> usize {
+        self.lens.iter().filter(|&&len| len != 0).count()
+    }
+
     /// The tokens for which a cached block's KV is valid; empty if it is not cached.
     pub fn tokens_of(&self, block: BlockId) -> &[TokenId] {
         let index = block.0 as usize;
@@ -119,7 +144,7 @@ impl PrefixCache {
             let is_sorted = siblings.windows(2).all(|pair| self.tokens_of(pair[0]) < self.tokens_of(pair[1]));
             hold!(4, is_sorted, "the children of {parent:?} are not sorted");
         }
-        let num_cached = self.lens.iter().filter(|&&len| len != 0).count();
+        let num_cached = self.num_cached();
         hold!(4, num_cached == num_children, "{num_cached} blocks are cached, {num_children} are children");
         Ok(())
     }

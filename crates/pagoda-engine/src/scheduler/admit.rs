@@ -4,7 +4,7 @@
 use super::Scheduler;
 use super::rank::Rank;
 use super::sequence::Sequence;
-use crate::kv::{KvCacheManager, PrefixMatch};
+use crate::kv::{CacheMiss, KvCacheManager, PrefixMatch, PrefixReport};
 use crate::{EngineEvent, RequestEvent, StepPlan};
 
 impl<X> Scheduler<X> {
@@ -71,6 +71,7 @@ impl<X> Scheduler<X> {
 
     /// Gives the sequence a seat and blocks for its first tokens of the step; returns how many tokens.
     fn admit(&mut self, rank: Rank, found: &PrefixMatch, num_left: usize, kv: &mut KvCacheManager) -> usize {
+        self.announce(rank, found, kv);
         self.waiting.remove(&rank);
         let place = self.running.binary_search(&rank).expect_err("a waiting sequence does not run");
         self.running.insert(place, rank);
@@ -86,22 +87,42 @@ impl<X> Scheduler<X> {
         let is_protected = self.is_protected(rank);
         self.has_protected |= is_protected;
         self.stats.num_protected_admissions += u64::from(is_protected);
-        self.announce(rank, found.num_tokens);
         num_new
     }
 
-    /// Tells the client once that its request runs.
-    fn announce(&mut self, rank: Rank, num_cached_tokens: usize) {
+    /// Tells the client once that its request runs, and what the cache had of it. Before the blocks are taken, which may
+    /// evict what the report is about.
+    fn announce(&mut self, rank: Rank, found: &PrefixMatch, kv: &mut KvCacheManager) {
         let request = self.requests.get_mut(&rank.request).expect("a sequence has a request");
         if std::mem::replace(&mut request.is_announced, true) {
             return;
         }
+        let mut prefix = PrefixReport::NOT_ASKED;
         if request.may_match() {
+            let tokens = &self.sequences[&rank.sequence].tokens;
+            prefix = kv.report(tokens, found, tokens.len() - 1);
             self.stats.prefix_cache_queries += request.num_prompt_tokens as u64;
-            self.stats.prefix_cache_hits += num_cached_tokens as u64;
+            self.stats.prefix_cache_hits += found.num_tokens as u64;
         }
-        let event = RequestEvent::Scheduled { num_cached_tokens: num_cached_tokens as u32 };
-        self.events.push(EngineEvent::Request(rank.request, event));
+        self.count_miss(prefix);
+        self.events.push(EngineEvent::Request(rank.request, RequestEvent::Scheduled { prefix }));
+    }
+
+    fn count_miss(&mut self, prefix: PrefixReport) {
+        let stats = &mut self.stats;
+        let count = match prefix.miss {
+            _ if prefix.num_tokens_under_other_salt > 0 => &mut stats.prefix_cache_other_salt,
+            CacheMiss::Nothing => &mut stats.prefix_cache_complete,
+            CacheMiss::NotAsked => &mut stats.prefix_cache_not_asked,
+            CacheMiss::FirstUse => &mut stats.prefix_cache_first_use,
+            CacheMiss::Evicted => &mut stats.prefix_cache_evicted,
+            CacheMiss::Diverged => &mut stats.prefix_cache_diverged,
+        };
+        *count += 1;
+        if prefix.miss == CacheMiss::Evicted {
+            stats.prefix_cache_evicted_tokens +=
+                u64::from(prefix.num_known_tokens - prefix.num_cached_tokens);
+        }
     }
 
     /// Blocks of the sequence at its greatest length.

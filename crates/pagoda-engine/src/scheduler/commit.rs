@@ -96,6 +96,7 @@ impl<X> Scheduler<X> {
         let sample_index = sequence.sample_index;
         let request = self.requests.get_mut(&sequence.rank.request).expect("a sequence has a request");
         let num_output_tokens = sequence.tokens.len() + 1 - sequence.num_prompt_tokens;
+        let repetition = request.stop.repetition;
         let may_stop = num_output_tokens > request.stop.min_tokens as usize;
         let is_stop = may_stop && request.stop.stop_token_ids.contains(&sampled.token);
         let is_complete = match request.constraints.advance(sample_index, sampled.token, is_stop) {
@@ -114,7 +115,9 @@ impl<X> Scheduler<X> {
         } else if sequence.tokens.len() >= sequence.max_num_tokens {
             Some(FinishReason::Length)
         } else {
-            None
+            let output = &sequence.tokens.tokens()[sequence.num_prompt_tokens..];
+            let is_repeating = may_stop && repetition.is_some_and(|rule| rule.matches(output));
+            is_repeating.then_some(FinishReason::Repetition)
         };
         let event = TokenEvent { sample_index, token: sampled.token, extra: sampled.extra, finish };
         self.events.push(EngineEvent::Request(sequence.rank.request, RequestEvent::Token(event)));

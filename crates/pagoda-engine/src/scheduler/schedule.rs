@@ -180,9 +180,8 @@ impl<X> Scheduler<X> {
     }
 
     fn count_step(&mut self, plan: &StepPlan, kv: &KvCacheManager) {
-        self.stats.num_steps += 1;
+        self.stats.count_step(plan.batch.num_tokens() as u64);
         self.stats.num_copies += plan.copies.len() as u64;
-        self.stats.num_scheduled_tokens += plan.batch.num_tokens() as u64;
         self.stats.allocated_slot_steps += (kv.num_referenced() * kv.block_size()) as u64;
         let sequences = self.running.iter().map(|rank| &self.sequences[&rank.sequence]);
         let wasted =

@@ -46,10 +46,17 @@ impl<B: Backend> Workspace<B> {
         model: &ModelConfig,
         config: &RunnerConfig,
     ) -> Result<Self, BackendError> {
+        Self::build(model, config, |rows, width| backend.alloc(rows, width))
+    }
+
+    fn build(
+        model: &ModelConfig,
+        config: &RunnerConfig,
+        mut alloc: impl FnMut(usize, usize) -> Result<B::Tensor, BackendError>,
+    ) -> Result<Self, BackendError> {
         let [residual, normed, delta, qkv, attention, gate_up, activated, rest @ ..] = shapes(model, config);
         let [sampled_residual, sampled_delta, sampled_normed, logits] = rest;
-        let logits = backend.alloc_logits(logits.0, logits.1)?;
-        let mut alloc = |(rows, width)| backend.alloc(rows, width);
+        let mut alloc = |(rows, width)| alloc(rows, width);
         Ok(Workspace {
             residual: alloc(residual)?,
             normed: alloc(normed)?,
@@ -61,7 +68,7 @@ impl<B: Backend> Workspace<B> {
             sampled_residual: alloc(sampled_residual)?,
             sampled_delta: alloc(sampled_delta)?,
             sampled_normed: alloc(sampled_normed)?,
-            logits,
+            logits: alloc(logits)?,
         })
     }
 }

@@ -4,13 +4,14 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::parameters::{self, DialectPart};
-use super::usage::{StopReason, UsageFields};
+use super::prompt_logprobs::PromptLogprobs;
+use super::usage::{StopReason, UsageFields, chunk_usage};
 use super::{ReadContext, finite, messages, to_json};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::generation::{
     Answer, AnswerChoice, AnswerHead, ChatPrompt, ChoiceDelta, Finish, Generation, GenerationEvent,
-    OutputToken, PromptSource, TokenDetail,
+    OutputToken, PromptSource, TokenDetail, ToolsFirst, Usage,
 };
 
 /// Wire to generation.
@@ -40,7 +41,15 @@ fn prompt(body: &mut Fields, context: &ReadContext<'_>) -> Result<ChatPrompt, Ap
         return Err(ApiError::invalid("continue_final_message", rule));
     }
     let template_kwargs = template_kwargs(body)?;
-    Ok(ChatPrompt { messages, tools, add_generation_prompt, continue_final_message, template_kwargs })
+    let tools_first = tools_first(body, context.tools_first)?;
+    Ok(ChatPrompt {
+        messages,
+        tools,
+        add_generation_prompt,
+        continue_final_message,
+        template_kwargs,
+        tools_first,
+    })
 }
 
 /// The tools that the template shows to the model.
@@ -66,6 +75,15 @@ fn tools(body: &mut Fields, context: &ReadContext<'_>) -> Result<Option<Value>, 
         }
     }
     Ok((!tools.is_empty()).then_some(Value::Array(tools)))
+}
+
+/// Whether the tools stand before the system's text: the client's wish counts, else the server's default where it can.
+pub(crate) fn tools_first(body: &mut Fields, is_default: bool) -> Result<ToolsFirst, ApiError> {
+    Ok(match body.bool("tools_first")? {
+        Some(true) => ToolsFirst::Required,
+        None if is_default => ToolsFirst::IfPossible,
+        Some(false) | None => ToolsFirst::No,
+    })
 }
 
 /// Arguments for the template: scalars under plain names. What the server itself passes cannot be replaced.
@@ -107,6 +125,8 @@ struct Completion<'a> {
     system_fingerprint: Option<&'a str>,
     choices: Vec<Choice<'a>>,
     usage: UsageFields,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_logprobs: Option<PromptLogprobs<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     prompt_token_ids: Option<&'a [u32]>,
 }
@@ -199,6 +219,7 @@ pub(crate) fn answer(head: &AnswerHead, answer: Answer) -> String {
             .map(|(index, choice)| whole_choice(head, index, choice))
             .collect(),
         usage: answer.usage.into(),
+        prompt_logprobs: answer.prompts.first().and_then(PromptLogprobs::of),
         prompt_token_ids: prompt_token_ids.filter(|_| head.output.return_token_ids),
     })
 }
@@ -215,7 +236,7 @@ fn whole_choice<'a>(head: &AnswerHead, index: u32, choice: &'a AnswerChoice) -> 
 }
 
 /// Events to wire: chunks of a stream.
-pub(crate) fn chunks(head: &AnswerHead, event: &GenerationEvent) -> Vec<String> {
+pub(crate) fn chunks(head: &AnswerHead, event: &GenerationEvent, so_far: Usage) -> Vec<String> {
     let id = chat_id(head);
     let chunk = |choices, usage, prompt_token_ids| {
         to_json(&Chunk {
@@ -229,7 +250,7 @@ pub(crate) fn chunks(head: &AnswerHead, event: &GenerationEvent) -> Vec<String> 
             prompt_token_ids,
         })
     };
-    let usage_to_come = || head.include_usage.then_some(None);
+    let usage_to_come = || chunk_usage(head, so_far);
     match event {
         GenerationEvent::Prompt(prompt) => {
             let token_ids = head.output.return_token_ids.then_some(&*prompt.token_ids);

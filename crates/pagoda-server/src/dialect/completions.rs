@@ -4,13 +4,14 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::parameters::{self, DialectPart, token_id};
-use super::usage::{StopReason, UsageFields};
+use super::prompt_logprobs::PromptLogprobs;
+use super::usage::{StopReason, UsageFields, chunk_usage};
 use super::{ReadContext, finite, to_json};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::generation::{
     Answer, AnswerHead, Finish, Generation, GenerationEvent, OutputToken, PromptSource, PromptStart,
-    TokenDetail,
+    TokenDetail, Usage,
 };
 
 /// OpenAI's default for this route.
@@ -117,6 +118,8 @@ struct Choice<'a> {
     token_ids: Option<Vec<u32>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     prompt_token_ids: Option<&'a [u32]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_logprobs: Option<PromptLogprobs<'a>>,
 }
 
 #[derive(Serialize, Default)]
@@ -149,6 +152,7 @@ pub(crate) fn answer(head: &AnswerHead, answer: Answer) -> String {
             prompt_token_ids: prompt
                 .map(|prompt| &*prompt.token_ids)
                 .filter(|_| head.output.return_token_ids),
+            prompt_logprobs: prompt.and_then(PromptLogprobs::of),
         }
     });
     to_json(&completion(head, &completion_id(head), choices.collect(), Some(Some(answer.usage.into()))))
@@ -159,9 +163,9 @@ fn prompt_of<'a>(answer: &'a Answer, head: &AnswerHead, choice: u32) -> Option<&
 }
 
 /// Events to wire: chunks of a stream.
-pub(crate) fn chunks(head: &AnswerHead, event: &GenerationEvent) -> Vec<String> {
+pub(crate) fn chunks(head: &AnswerHead, event: &GenerationEvent, so_far: Usage) -> Vec<String> {
     let id = completion_id(head);
-    let usage_to_come = || head.include_usage.then_some(None);
+    let usage_to_come = || chunk_usage(head, so_far);
     let chunk = |choice| to_json(&completion(head, &id, vec![choice], usage_to_come()));
     match event {
         GenerationEvent::Prompt(prompt) => prompt_choices(head, prompt).into_iter().map(chunk).collect(),
@@ -173,6 +177,7 @@ pub(crate) fn chunks(head: &AnswerHead, event: &GenerationEvent) -> Vec<String> 
             stop_reason: StopReason(delta.finish.as_ref()),
             token_ids: token_ids_of(head, &delta.tokens),
             prompt_token_ids: None,
+            prompt_logprobs: None,
         })],
         GenerationEvent::Done(usage) if head.include_usage => {
             vec![to_json(&completion(head, &id, Vec::new(), Some(Some((*usage).into()))))]
@@ -197,6 +202,7 @@ fn prompt_choices<'a>(head: &AnswerHead, prompt: &'a PromptStart) -> Vec<Choice<
             stop_reason: StopReason(None),
             token_ids: None,
             prompt_token_ids: head.output.return_token_ids.then_some(&*prompt.token_ids),
+            prompt_logprobs: None,
         })
         .collect()
 }

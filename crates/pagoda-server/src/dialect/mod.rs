@@ -6,15 +6,16 @@ pub(crate) mod completions;
 pub(crate) mod embeddings;
 pub(crate) mod messages;
 mod parameters;
+mod prompt_logprobs;
 mod structured;
-mod usage;
+pub(crate) mod usage;
 
 use serde::Serialize;
 
 use crate::RequestLimits;
 use crate::error::ApiError;
 use crate::fields::Fields;
-use crate::generation::{Answer, AnswerHead, Generation, GenerationEvent};
+use crate::generation::{Answer, AnswerHead, Generation, GenerationEvent, Usage};
 use crate::model::SamplingDefaults;
 
 /// What a dialect must know to read a body.
@@ -22,6 +23,8 @@ pub(crate) struct ReadContext<'a> {
     pub(crate) limits: &'a RequestLimits,
     pub(crate) defaults: &'a SamplingDefaults,
     pub(crate) vocab_size: usize,
+    /// Whether tools come first unless the client says otherwise.
+    pub(crate) tools_first: bool,
     /// Used when the client gives no seed.
     pub(crate) random_seed: u64,
 }
@@ -52,11 +55,11 @@ impl Dialect {
         }
     }
 
-    /// An event to the JSON of its chunks.
-    pub(crate) fn chunks(self, head: &AnswerHead, event: &GenerationEvent) -> Vec<String> {
+    /// An event to the JSON of its chunks. `so_far` is the usage up to it, of which some clients want to be told.
+    pub(crate) fn chunks(self, head: &AnswerHead, event: &GenerationEvent, so_far: Usage) -> Vec<String> {
         match self {
-            Dialect::Chat => chat::chunks(head, event),
-            Dialect::Completions => completions::chunks(head, event),
+            Dialect::Chat => chat::chunks(head, event, so_far),
+            Dialect::Completions => completions::chunks(head, event, so_far),
         }
     }
 

@@ -1,12 +1,13 @@
 //! The fields that both OpenAI dialects share: sampling, stopping, delivery.
 
-use pagoda_engine::SamplingParams;
+use pagoda_engine::{RepetitionRule, SamplingParams};
 use serde_json::Value;
 
 use super::{ReadContext, structured};
 use crate::error::ApiError;
 use crate::fields::{Fields, whole};
-use crate::generation::{Delivery, Generation, OutputRules, PromptSource, StopRules};
+use crate::generation::{Delivery, Generation, OutputRules, PromptSource, StopRules, Truncation};
+use crate::token_rules::TokenRules;
 
 /// What the dialects read for themselves.
 pub(super) struct DialectPart {
@@ -32,6 +33,8 @@ pub(super) fn generation(
     if min_tokens > part.max_tokens {
         return Err(ApiError::invalid("min_tokens", "must not be larger than the tokens wanted"));
     }
+    let delivery = delivery(&mut fields)?;
+    let prompt_logprobs = prompt_logprobs(&mut fields, context, delivery)?;
     let priority = fields.integer("priority", i64::from(i32::MIN)..=i64::from(i32::MAX))?.unwrap_or(0);
     Ok(Generation {
         model: fields.string("model", 512)?,
@@ -46,19 +49,22 @@ pub(super) fn generation(
             echo: part.echo,
             is_continuation: part.is_continuation,
             logprobs: part.num_logprobs.is_some(),
+            prompt_logprobs,
             return_token_ids: fields.bool("return_token_ids")?.unwrap_or(false),
             skip_special_tokens: fields.bool("skip_special_tokens")?.unwrap_or(true),
         },
-        delivery: delivery(&mut fields)?,
+        delivery,
         priority: priority as i32,
         cache_salt: fields.string("cache_salt", limits.max_cache_salt_bytes)?.unwrap_or_default(),
+        token_rules: token_rules(&mut fields, context)?,
+        truncation: truncation(&mut fields)?,
     })
 }
 
 /// Fields that would change the answer and that this server cannot honour: an error is better than an answer that
 /// silently ignores them.
 fn refuse_unsupported(fields: &mut Fields) -> Result<(), ApiError> {
-    const REFUSED: [&str; 2] = ["chat_template", "prompt_logprobs"];
+    const REFUSED: [&str; 1] = ["chat_template"];
     for name in REFUSED {
         if fields.take(name).is_some() {
             return Err(ApiError::unsupported(name, "this server does not support it"));
@@ -135,6 +141,7 @@ fn stop_rules(fields: &mut Fields, context: &ReadContext<'_>) -> Result<StopRule
         token_ids: stop_token_ids(fields, context)?,
         ignore_eos: fields.bool("ignore_eos")?.unwrap_or(false),
         include_stop_str: fields.bool("include_stop_str_in_output")?.unwrap_or(false),
+        repetition: repetition(fields)?,
     })
 }
 
@@ -171,6 +178,34 @@ fn stop_token_ids(fields: &mut Fields, context: &ReadContext<'_>) -> Result<Vec<
         .ok_or_else(|| ApiError::invalid("stop_token_ids", "must be token ids of the vocabulary"))
 }
 
+/// What may be said token by token; vLLM's names.
+fn token_rules(fields: &mut Fields, context: &ReadContext<'_>) -> Result<TokenRules, ApiError> {
+    let limits = context.limits;
+    let allowed = match fields.list("allowed_token_ids", limits.max_allowed_token_ids)? {
+        None => None,
+        Some(values) => {
+            let ids: Option<Vec<u32>> =
+                values.iter().map(|value| token_id(value, context.vocab_size)).collect();
+            let rule = "must be token ids of the vocabulary, at least one";
+            let ids = ids.filter(|ids| !ids.is_empty());
+            Some(ids.ok_or_else(|| ApiError::invalid("allowed_token_ids", rule))?)
+        }
+    };
+    let words = fields.list("bad_words", limits.max_stop_strings)?.unwrap_or_default();
+    let word = |word: Value| match word {
+        Value::String(word) if !word.trim().is_empty() && word.len() <= limits.max_stop_string_bytes => {
+            Ok(word)
+        }
+        _ => {
+            let most = limits.max_stop_string_bytes;
+            let rule = format!("must be words of 1 to {most} bytes, not of spaces alone");
+            Err(ApiError::invalid("bad_words", rule))
+        }
+    };
+    let bad_words: Result<_, _> = words.into_iter().map(word).collect();
+    Ok(TokenRules { allowed, bad_words: bad_words? })
+}
+
 /// A token id of the vocabulary.
 pub(super) fn token_id(value: &Value, vocab_size: usize) -> Option<u32> {
     let id = whole(value).and_then(|id| u32::try_from(id).ok())?;
@@ -179,9 +214,60 @@ pub(super) fn token_id(value: &Value, vocab_size: usize) -> Option<u32> {
 
 fn delivery(fields: &mut Fields) -> Result<Delivery, ApiError> {
     let stream = fields.bool("stream")?.unwrap_or(false);
-    let include_usage = match fields.object("stream_options")? {
-        None => false,
-        Some(mut options) => options.bool("include_usage")?.unwrap_or(false),
-    };
-    Ok(Delivery { stream, include_usage })
+    let (mut include_usage, mut continuous_usage) = (false, false);
+    if let Some(mut options) = fields.object("stream_options")? {
+        include_usage = options.bool("include_usage")?.unwrap_or(false);
+        continuous_usage = options.bool("continuous_usage_stats")?.unwrap_or(false);
+    }
+    Ok(Delivery { stream, include_usage, continuous_usage })
+}
+
+/// Alternatives for every token of the prompt; only whole answers have a place for them.
+fn prompt_logprobs(
+    fields: &mut Fields,
+    context: &ReadContext<'_>,
+    delivery: Delivery,
+) -> Result<Option<u32>, ApiError> {
+    let most = i64::from(context.limits.max_logprobs);
+    match fields.integer("prompt_logprobs", 0..=most)? {
+        Some(_) if delivery.stream => Err(ApiError::invalid("prompt_logprobs", "cannot be streamed")),
+        wanted => Ok(wanted.map(|num| num as u32)),
+    }
+}
+
+fn truncation(fields: &mut Fields) -> Result<Option<Truncation>, ApiError> {
+    match fields.integer("truncate_prompt_tokens", -1..=i64::MAX)? {
+        None => Ok(None),
+        Some(-1) => Ok(Some(Truncation::Window)),
+        Some(0) => Err(ApiError::invalid("truncate_prompt_tokens", "must be -1 or at least 1")),
+        Some(num) => Ok(Some(Truncation::Last(usize::try_from(num).unwrap_or(usize::MAX)))),
+    }
+}
+
+/// Longer patterns would be looked for at every token; nobody goes round in larger circles.
+const MAX_PATTERN_LEN: i64 = 256;
+/// More copies than this are as good as this many.
+const MAX_PATTERN_COUNT: i64 = 4096;
+
+/// vLLM's `repetition_detection`. Its zeros mean "not set".
+fn repetition(fields: &mut Fields) -> Result<Option<RepetitionRule>, ApiError> {
+    let Some(mut rule) = fields.object("repetition_detection")? else { return Ok(None) };
+    let max_pattern_len = rule.integer("max_pattern_size", 0..=MAX_PATTERN_LEN)?.unwrap_or(0);
+    let min_pattern_len = rule.integer("min_pattern_size", 0..=MAX_PATTERN_LEN)?.unwrap_or(0).max(1);
+    let min_count = rule.integer("min_count", 0..=MAX_PATTERN_COUNT)?.unwrap_or(0);
+    if max_pattern_len == 0 {
+        return Ok(None);
+    }
+    if min_pattern_len > max_pattern_len {
+        let rule = "must not be larger than `max_pattern_size`";
+        return Err(ApiError::invalid("repetition_detection.min_pattern_size", rule));
+    }
+    if min_count < 2 {
+        return Err(ApiError::invalid("repetition_detection.min_count", "must be at least 2"));
+    }
+    Ok(Some(RepetitionRule {
+        min_pattern_len: min_pattern_len as u32,
+        max_pattern_len: max_pattern_len as u32,
+        min_count: min_count as u32,
+    }))
 }

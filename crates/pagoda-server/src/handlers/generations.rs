@@ -61,13 +61,19 @@ struct Prepared {
 impl Prepared {
     /// Compiles what the answers must be. They may be as long as the longest prompt leaves room for.
     fn constrain(&mut self, model: &ServedModel, context: SubmitContext) -> Result<(), ApiError> {
-        let Some(spec) = &self.generation.constraint else { return Ok(()) };
+        let rules = &self.generation.token_rules;
+        let Some(spec) = &self.generation.constraint else {
+            for prompt in &mut self.prompts {
+                prompt.constraint = rules.around(None, &model.tokenizer);
+            }
+            return Ok(());
+        };
         let longest = self.prompts.iter().map(|prompt| prompt.token_ids.len()).max().unwrap_or(0);
         let room = model.max_model_len.saturating_sub(longest);
         let room = room.min(usize::try_from(self.generation.max_tokens).unwrap_or(usize::MAX));
         let grammar = constraint::compile(spec, model, room, context)?;
         for prompt in &mut self.prompts {
-            prompt.constraint = Some(constraint::constraint(&grammar));
+            prompt.constraint = rules.around(Some(constraint::constraint(&grammar)), &model.tokenizer);
         }
         Ok(())
     }
@@ -109,6 +115,7 @@ impl Call {
             n: generation.n,
             output: generation.output,
             include_usage: generation.delivery.include_usage,
+            continuous_usage: generation.delivery.continuous_usage,
         }
     }
 }
@@ -126,6 +133,7 @@ fn read_and_prepare(
         limits,
         defaults: &model.sampling_defaults,
         vocab_size: model.tokenizer.vocab_size(),
+        tools_first: state.config.tools_first,
         random_seed: random_seed(),
     };
     let mut generation = dialect.read(fields, &context)?;
@@ -133,7 +141,8 @@ fn read_and_prepare(
     let context = PrepareContext {
         model,
         param: dialect.prompt_param(),
-        wants_output: generation.max_tokens > 0,
+        max_tokens: generation.max_tokens,
+        truncation: generation.truncation,
         skip_special_tokens: generation.output.skip_special_tokens,
     };
     let sources = std::mem::take(&mut generation.prompts);
@@ -155,6 +164,7 @@ impl Drop for NotedRun {
     fn drop(&mut self) {
         let usage: Usage = self.run.usage();
         self.exchange.note_usage(usage);
+        self.run.log_prefixes(self.exchange.id());
     }
 }
 

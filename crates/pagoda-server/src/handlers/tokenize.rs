@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::body;
-use crate::dialect::messages;
+use crate::dialect::{chat, messages};
 use crate::error::ApiError;
 use crate::fields::{Fields, whole};
 use crate::generation::ChatPrompt;
@@ -32,6 +32,13 @@ struct Detokenized {
     prompt: String,
 }
 
+/// What a conversion must know of the server.
+#[derive(Clone, Copy)]
+struct ConversionOptions {
+    max_tools: usize,
+    tools_first: bool,
+}
+
 pub(crate) async fn tokenize(
     State(state): State<Arc<ServerState>>,
     request: Request,
@@ -50,7 +57,7 @@ pub(crate) async fn detokenize(
 async fn convert(
     state: Arc<ServerState>,
     request: Request,
-    conversion: fn(Fields, &ServedModel, max_tools: usize) -> Result<String, ApiError>,
+    conversion: fn(Fields, &ServedModel, ConversionOptions) -> Result<String, ApiError>,
 ) -> Result<Response, ApiError> {
     let model = state.serving_model()?;
     let bytes: Bytes = body::read(request, &state.config.requests).await?;
@@ -59,19 +66,25 @@ async fn convert(
         let limits = &reader.config.requests;
         let mut fields = Fields::of_body(json::parse(&bytes, limits.max_json_depth)?)?;
         reader.check_model_name(fields.string("model", 512)?.as_deref())?;
-        conversion(fields, &model, limits.max_tools)
+        let options =
+            ConversionOptions { max_tools: limits.max_tools, tools_first: reader.config.tools_first };
+        conversion(fields, &model, options)
     };
     let json = state.prompts.run(work).await?;
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], json).into_response())
 }
 
-fn to_tokens(mut fields: Fields, model: &ServedModel, max_tools: usize) -> Result<String, ApiError> {
+fn to_tokens(
+    mut fields: Fields,
+    model: &ServedModel,
+    options: ConversionOptions,
+) -> Result<String, ApiError> {
     let return_token_strs = fields.bool("return_token_strs")?.unwrap_or(false);
     let add_special_tokens = fields.bool("add_special_tokens")?;
     let (text, add_special_tokens) = match fields.string("prompt", usize::MAX)? {
         Some(text) => (text, add_special_tokens.unwrap_or(true)),
         // The template writes the special tokens itself.
-        None => (conversation(&mut fields, model, max_tools)?, add_special_tokens.unwrap_or(false)),
+        None => (conversation(&mut fields, model, options)?, add_special_tokens.unwrap_or(false)),
     };
     let tokenizer = &model.tokenizer;
     let encoded = tokenizer.encode(&text, add_special_tokens);
@@ -82,11 +95,15 @@ fn to_tokens(mut fields: Fields, model: &ServedModel, max_tools: usize) -> Resul
     Ok(serde_json::to_string(&tokenized).expect("numbers and strings serialise"))
 }
 
-fn conversation(fields: &mut Fields, model: &ServedModel, max_tools: usize) -> Result<String, ApiError> {
+fn conversation(
+    fields: &mut Fields,
+    model: &ServedModel,
+    options: ConversionOptions,
+) -> Result<String, ApiError> {
     let Some(list) = fields.take("messages") else {
         return Err(ApiError::invalid("prompt", "or 'messages' is required"));
     };
-    let tools = fields.list("tools", max_tools)?.filter(|tools| !tools.is_empty());
+    let tools = fields.list("tools", options.max_tools)?.filter(|tools| !tools.is_empty());
     let continue_final_message = fields.bool("continue_final_message")?.unwrap_or(false);
     let chat = ChatPrompt {
         messages: messages::read(Some(list))?,
@@ -94,11 +111,12 @@ fn conversation(fields: &mut Fields, model: &ServedModel, max_tools: usize) -> R
         add_generation_prompt: fields.bool("add_generation_prompt")?.unwrap_or(!continue_final_message),
         continue_final_message,
         template_kwargs: Map::new(),
+        tools_first: chat::tools_first(fields, options.tools_first)?,
     };
     render(chat, model)
 }
 
-fn to_text(mut fields: Fields, model: &ServedModel, _max_tools: usize) -> Result<String, ApiError> {
+fn to_text(mut fields: Fields, model: &ServedModel, _: ConversionOptions) -> Result<String, ApiError> {
     let wrong = || ApiError::invalid("tokens", "must be a list of token ids of the vocabulary");
     let tokens = fields.list("tokens", usize::MAX)?.ok_or_else(wrong)?;
     let id = |value: &Value| whole(value).and_then(|id| u32::try_from(id).ok());

@@ -104,10 +104,11 @@ impl Sizes {
                 max_tokens: if random.one_in(10) { 0 } else { random.between(1, 16) as u32 },
                 min_tokens: random.below(4) as u32,
                 stop_token_ids: stop_token_ids.into(),
+                repetition: None,
             },
             num_sequences: random.between(1, most_sequences) as u32,
             priority: random.below(5) as i32 - 2,
-            cache_salt: CacheSalt(vec![0; random.below(2)]),
+            cache_salt: CacheSalt { tenant: 0, salt: vec![0; random.below(2)] },
             prompt_logprobs: random.one_in(8).then_some(1),
             constraint: random.one_in(3).then(|| self.draw_constraint(random)),
         }

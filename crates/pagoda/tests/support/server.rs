@@ -37,10 +37,13 @@ impl Server {
 
     /// The same beside another server of the same test.
     pub(crate) fn start_beside(model: &Path, flags: &[&str]) -> Self {
+        let is_sized = flags.contains(&"--kv-cache-memory");
+        let memory: &[&str] = if is_sized { &[] } else { &["--kv-cache-memory", "400M"] };
         let mut child = super::pagoda()
             .arg("serve")
             .arg(model)
-            .args(["--port", "0", "--kv-cache-memory", "400M"])
+            .args(["--port", "0"])
+            .args(memory)
             .args(flags)
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())

@@ -122,47 +122,56 @@ fn ratio(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
-/// How often a reader tries. A step takes a thousand times as long as the writer does, so that the second try is rare.
-const MAX_READS: usize = 10_000;
+/// Snapshots that are kept: a reader is disturbed only if it takes longer than the writer does for three of them.
+const NUM_SLOTS: u64 = 4;
+/// How often a reader tries. The second try is rare: a step takes a thousand times as long as a read.
+const MAX_READS: usize = 1_000;
 
-/// One writer, many readers, no lock: a sequence lock over atomics, so that the fields of a snapshot belong together.
+/// One writer, many readers, no lock: a ring of snapshots in atomics, of which the newest is read and the oldest written,
+/// so that the fields of a snapshot belong together.
 pub(crate) struct StatsCell {
-    /// Odd while the writer is at work.
-    version: AtomicU64,
-    words: [AtomicU64; NUM_STATS],
+    /// Snapshots written so far. The newest is in slot `num_written % NUM_SLOTS`, the next goes into the one behind it.
+    num_written: AtomicU64,
+    slots: [[AtomicU64; NUM_STATS]; NUM_SLOTS as usize],
 }
 
 impl StatsCell {
     pub(crate) fn new() -> Self {
-        StatsCell { version: AtomicU64::new(0), words: [const { AtomicU64::new(0) }; NUM_STATS] }
+        StatsCell {
+            num_written: AtomicU64::new(0),
+            slots: [const { [const { AtomicU64::new(0) }; NUM_STATS] }; NUM_SLOTS as usize],
+        }
+    }
+
+    fn slot(&self, number: u64) -> &[AtomicU64; NUM_STATS] {
+        &self.slots[(number % NUM_SLOTS) as usize]
     }
 
     /// Called by the engine thread only.
     pub(crate) fn publish(&self, stats: EngineStats) {
-        let version = self.version.load(Ordering::Relaxed);
-        self.version.store(version + 1, Ordering::Relaxed);
+        let number = self.num_written.load(Ordering::Relaxed) + 1;
+        // Whoever sees one of the words below also sees that the snapshot before this one was finished.
         fence(Ordering::Release);
-        for (word, value) in self.words.iter().zip(stats.to_words()) {
+        for (word, value) in self.slot(number).iter().zip(stats.to_words()) {
             word.store(value, Ordering::Relaxed);
         }
-        self.version.store(version + 2, Ordering::Release);
+        self.num_written.store(number, Ordering::Release);
     }
 
-    /// A snapshot. Tries to catch the writer at rest; the writer needs some 50 ns per step, so that the last resort, a
-    /// snapshot across two steps, is a theoretical one.
+    /// The newest snapshot.
     pub(crate) fn read(&self) -> EngineStats {
         let mut words = [0; NUM_STATS];
-        for attempt in 0..MAX_READS {
-            let before = self.version.load(Ordering::Acquire);
-            for (value, word) in words.iter_mut().zip(&self.words) {
+        for _ in 0..MAX_READS {
+            let number = self.num_written.load(Ordering::Acquire);
+            for (value, word) in words.iter_mut().zip(self.slot(number)) {
                 *value = word.load(Ordering::Relaxed);
             }
             fence(Ordering::Acquire);
-            if before.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == before {
+            // The writer comes back to this slot only when all others have been written.
+            if self.num_written.load(Ordering::Relaxed) - number < NUM_SLOTS - 1 {
                 break;
             }
-            // The writer may have been put to sleep in the middle.
-            if attempt % 64 == 63 { std::thread::yield_now() } else { std::hint::spin_loop() }
+            std::hint::spin_loop();
         }
         EngineStats::from_words(words)
     }

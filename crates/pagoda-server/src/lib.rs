@@ -51,7 +51,7 @@ mod token_rules;
 pub use config::{ConnectionLimits, DrainLimits, RequestLimits, ServerConfig};
 pub use embedding::{EmbedFunction, EmbeddingError, EmbeddingSource, LoadFunction, LoadedEncoder};
 pub use keys::{ApiKeys, KeyError, KeyRole, MAX_KEY_LEN, MIN_KEY_LEN};
-pub use listener::DrainReport;
+pub use listener::{DrainReport, listen};
 pub use model::{LoadedModel, SamplingDefaults, TokenPayload};
 pub use routes::{Policy, RouteInfo, WhileDraining, routes};
 pub use server::{Server, ServerError};

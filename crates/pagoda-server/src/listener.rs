@@ -3,13 +3,14 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -23,6 +24,22 @@ const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconten
 retry-after: 2\r\nconnection: close\r\ncontent-length: 122\r\n\r\n\
 {\"error\":{\"message\":\"too many connections, try again later\",\"type\":\"unavailable_error\",\"param\":null,\
 \"code\":\"unavailable\"}}";
+
+/// Connections that the system holds until they are accepted; its own limit may be lower. With the usual 128, of a thousand
+/// clients that come at once some would believe to be connected and hear nothing.
+const BACKLOG: u32 = 4096;
+
+/// Listens on an address, with room for many clients at once.
+///
+/// # Errors
+/// Whatever the system says: the address is taken, or not ours.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A server that starts anew does not wait for its predecessor's connections to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// How the server ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -43,8 +43,9 @@ const HALF_BODY: &[u8] =
 
 /// Is slow; gives how long the server put up with it, and what it said in the end.
 async fn be_slow(address: SocketAddr, way: Slowness) -> (Duration, Vec<u8>) {
-    let mut client = Client::connect(address).await;
+    // The server's clock starts when it accepts, which may be before a busy client learns of it.
     let mut started = Instant::now();
+    let mut client = Client::connect(address).await;
     match way {
         Slowness::Silent => {}
         Slowness::HalfHead => client.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x").await,

@@ -9,7 +9,6 @@ use std::time::Duration;
 use anyhow::Context;
 use pagoda_model::Checkpoint;
 use pagoda_server::{ConnectionLimits, Server};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -59,7 +58,7 @@ struct Start {
 
 async fn serve(mut start: Start) -> anyhow::Result<()> {
     let listen = &start.listen;
-    let listener = TcpListener::bind(listen.address).await.with_context(|| {
+    let listener = pagoda_server::listen(listen.address).with_context(|| {
         format!(
             "cannot listen on {}: stop what holds it, or choose another --port (0 takes a free one)",
             listen.address

@@ -14,7 +14,6 @@ use pagoda_testkit::{
 };
 use pagoda_text::{ChatTemplate, SpecialTokens, Tokenizer, TokenizerSource};
 use serde_json::{Map, Value, json};
-use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -161,7 +160,7 @@ pub struct TestServer {
 impl TestServer {
     /// Without a model.
     pub async fn listen(server: Server) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = pagoda_server::listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = listener.local_addr().unwrap();
         let (shutdown, end) = oneshot::channel::<()>();
         let serving = server.clone();

@@ -34,6 +34,7 @@ mod keys;
 mod listener;
 mod metrics;
 mod model;
+mod parsing;
 mod prompt;
 mod routes;
 mod run;
@@ -42,7 +43,7 @@ mod sse;
 mod state;
 mod submit;
 
-pub use config::{ConnectionLimits, DrainLimits, RequestLimits, ServerConfig};
+pub use config::{AutoToolChoice, ConnectionLimits, DrainLimits, RequestLimits, ServerConfig};
 pub use embedding::{EmbedFunction, EmbeddingError, EmbeddingSource, LoadFunction, LoadedEncoder};
 pub use keys::{ApiKeys, KeyError, KeyRole, MAX_KEY_LEN, MIN_KEY_LEN};
 pub use listener::DrainReport;

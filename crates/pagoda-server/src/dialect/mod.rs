@@ -7,15 +7,16 @@ pub(crate) mod embeddings;
 pub(crate) mod messages;
 mod parameters;
 mod structured;
+mod tools;
 mod usage;
 
 use serde::Serialize;
 
-use crate::RequestLimits;
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::generation::{Answer, AnswerHead, Generation, GenerationEvent};
 use crate::model::SamplingDefaults;
+use crate::{AutoToolChoice, RequestLimits};
 
 /// What a dialect must know to read a body.
 pub(crate) struct ReadContext<'a> {
@@ -24,6 +25,8 @@ pub(crate) struct ReadContext<'a> {
     pub(crate) vocab_size: usize,
     /// Used when the client gives no seed.
     pub(crate) random_seed: u64,
+    /// What a `tool_choice` of `auto`, or none, means.
+    pub(crate) auto_tool_choice: AutoToolChoice,
 }
 
 /// The wire formats of generations.

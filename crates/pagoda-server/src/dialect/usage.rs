@@ -10,6 +10,12 @@ pub(super) struct UsageFields {
     completion_tokens: u64,
     total_tokens: u64,
     prompt_tokens_details: PromptTokensDetails,
+    completion_tokens_details: CompletionTokensDetails,
+}
+
+#[derive(Serialize)]
+struct CompletionTokensDetails {
+    reasoning_tokens: u64,
 }
 
 #[derive(Serialize)]
@@ -24,6 +30,9 @@ impl From<Usage> for UsageFields {
             completion_tokens: usage.num_completion_tokens,
             total_tokens: usage.num_prompt_tokens + usage.num_completion_tokens,
             prompt_tokens_details: PromptTokensDetails { cached_tokens: usage.num_cached_tokens },
+            completion_tokens_details: CompletionTokensDetails {
+                reasoning_tokens: usage.num_reasoning_tokens,
+            },
         }
     }
 }

@@ -127,6 +127,7 @@ fn read_and_prepare(
         defaults: &model.sampling_defaults,
         vocab_size: model.tokenizer.vocab_size(),
         random_seed: random_seed(),
+        auto_tool_choice: state.config.auto_tool_choice,
     };
     let mut generation = dialect.read(fields, &context)?;
     state.check_model_name(generation.model.as_deref())?;

@@ -22,6 +22,7 @@ use serde_json::{Map, Value};
 
 pub use content::ContentSupport;
 pub use error::TemplateError;
+pub(crate) use python::{python_json, python_repr};
 pub use sources::{SpecialTokens, TemplateSources};
 
 use crate::guard::guarded_with_stack;

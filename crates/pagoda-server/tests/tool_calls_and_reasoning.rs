@@ -1,0 +1,302 @@
+//! Tool calls and reasoning on the wire: the same calls streamed or not, in every form in which models write them.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+#[path = "../../pagoda-text/tests/tool_templates/mod.rs"]
+mod tool_templates;
+
+use pagoda_server::AutoToolChoice;
+use serde_json::{Value, json};
+use support::{Setup, TestServer, chat, with};
+
+const CHAT: &str = "/v1/chat/completions";
+
+fn weather() -> Value {
+    json!({"type": "function", "function": {"name": "get_weather", "description": "d", "parameters": {
+        "type": "object",
+        "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+        "required": ["city"],
+    }}})
+}
+
+fn asking() -> Value {
+    with(chat("Weather in Bern?"), json!({"tools": [weather()], "tool_choice": "auto", "max_tokens": 400}))
+}
+
+/// A model with room for a description of tools, one token a byte.
+fn with_room(setup: Setup) -> Setup {
+    setup.with_engine(|engine| {
+        engine.max_model_len = 4096;
+        engine.num_blocks = 4096;
+    })
+}
+
+/// A streamed message, put together as clients do.
+#[derive(Default)]
+struct Folded {
+    content: Option<String>,
+    reasoning: String,
+    calls: Vec<Value>,
+    finish: Value,
+    num_logprobs: usize,
+    token_ids: Vec<Value>,
+}
+
+fn folded(events: &[Value]) -> Folded {
+    let mut folded = Folded::default();
+    for choice in events.iter().filter_map(|event| event["choices"].get(0)) {
+        assert!(folded.finish.is_null(), "nothing follows a finish reason");
+        let delta = &choice["delta"];
+        if let Some(text) = delta["content"].as_str() {
+            folded.content.get_or_insert_default().push_str(text);
+        }
+        assert_eq!(delta.get("reasoning"), delta.get("reasoning_content"));
+        folded.reasoning.push_str(delta["reasoning"].as_str().unwrap_or_default());
+        for call in delta["tool_calls"].as_array().into_iter().flatten() {
+            let index = call["index"].as_u64().unwrap() as usize;
+            if index == folded.calls.len() {
+                assert!(
+                    call["id"].is_string() && call["type"] == "function",
+                    "a call begins with its id: {call}"
+                );
+                assert_eq!(call["function"]["arguments"], "");
+                let (id, name) = (&call["id"], &call["function"]["name"]);
+                folded
+                    .calls
+                    .push(json!({"id": id, "type": "function", "function": {"name": name, "arguments": ""}}));
+                continue;
+            }
+            assert_eq!(index + 1, folded.calls.len());
+            assert!(call.get("id").is_none() && call["function"].get("name").is_none(), "{call}");
+            let arguments = &mut folded.calls[index]["function"]["arguments"];
+            let fragment = call["function"]["arguments"].as_str().unwrap();
+            *arguments = format!("{}{fragment}", arguments.as_str().unwrap()).into();
+        }
+        folded.num_logprobs += choice["logprobs"]["content"].as_array().map_or(0, Vec::len);
+        folded.token_ids.extend(choice["token_ids"].as_array().cloned().unwrap_or_default());
+        folded.finish = choice["finish_reason"].clone();
+    }
+    folded
+}
+
+fn without_ids(calls: &Value) -> Vec<Value> {
+    let calls = calls.as_array().cloned().unwrap_or_default();
+    calls.iter().map(|call| call["function"].clone()).collect()
+}
+
+/// The whole answer, after checking that the streamed one says the same.
+async fn ask(server: &TestServer, body: &Value) -> Value {
+    let body = with(body.clone(), json!({"logprobs": true, "return_token_ids": true}));
+    let whole = server.post(CHAT, &body).await.ok();
+    let streamed = with(body, json!({"stream": true, "stream_options": {"include_usage": true}}));
+    let events = server.post(CHAT, &streamed).await.events();
+    let (usage, events) = events.split_last().unwrap();
+    let folded = folded(events);
+    let (choice, message) = (&whole["choices"][0], &whole["choices"][0]["message"]);
+    if message["content"] != "" {
+        assert_eq!(json!(folded.content), message["content"]);
+    }
+    assert_eq!(folded.reasoning, message["reasoning"].as_str().unwrap_or_default());
+    assert_eq!(message.get("reasoning"), message.get("reasoning_content"));
+    assert_eq!(without_ids(&json!(folded.calls)), without_ids(&message["tool_calls"]));
+    assert_eq!(folded.finish, choice["finish_reason"]);
+    assert_eq!(json!(folded.token_ids), choice["token_ids"]);
+    assert_eq!(folded.num_logprobs, choice["logprobs"]["content"].as_array().unwrap().len());
+    assert_eq!(usage["usage"]["completion_tokens"], whole["usage"]["completion_tokens"]);
+    assert_eq!(usage["usage"]["completion_tokens_details"], whole["usage"]["completion_tokens_details"]);
+    for call in message["tool_calls"].as_array().into_iter().flatten() {
+        let id = call["id"].as_str().unwrap();
+        assert!(id.starts_with("call_") && id.len() == 29, "{id}");
+    }
+    whole
+}
+
+fn calls(whole: &Value) -> Vec<(String, Value)> {
+    let calls = whole["choices"][0]["message"]["tool_calls"].as_array().cloned().unwrap_or_default();
+    let call = |call: &Value| {
+        let function = &call["function"];
+        let arguments = serde_json::from_str(function["arguments"].as_str().unwrap()).unwrap();
+        (function["name"].as_str().unwrap().to_owned(), arguments)
+    };
+    calls.iter().map(call).collect()
+}
+
+#[tokio::test]
+async fn calls_of_every_format_reach_the_client_alike() {
+    let call = "{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Bern\", \"days\": 2}}";
+    let cases = [
+        (
+            tool_templates::hermes(),
+            format!("Looking.\n<tool_call>\n{call}\n</tool_call>\n<tool_call>\n{call}\n</tool_call>"),
+            json!("Looking."),
+        ),
+        (tool_templates::hermes(), format!("<tool_call>\n{call}\n</tool_call>"), Value::Null),
+        (tool_templates::toolless(), format!("<tool_call>\n{call}\n</tool_call>"), Value::Null),
+        (
+            tool_templates::qwen3_coder(),
+            "<tool_call>\n<function=get_weather>\n<parameter=city>\nBern\n</parameter>\n<parameter=days>\n2\n</parameter>\n\
+             </function>\n</tool_call>"
+                .into(),
+            Value::Null,
+        ),
+        (tool_templates::llama3(), call.replace("arguments", "parameters"), Value::Null),
+        (tool_templates::mistral(), format!("[TOOL_CALLS][{call}]"), Value::Null),
+        (
+            tool_templates::mistral_named(),
+            "[TOOL_CALLS]get_weather[ARGS]{\"city\": \"Bern\", \"days\": 2}".into(),
+            Value::Null,
+        ),
+        (tool_templates::pythonic(), "[get_weather(city='Bern', days=2)]".into(), Value::Null),
+    ];
+    for (template, text, content) in cases {
+        // Markup as plain text, and as special tokens, which an answer's text does not show otherwise.
+        for specials in [&[][..], &["[TOOL_CALLS]", "[ARGS]", "<tool_call>", "</tool_call>"]] {
+            let setup = with_room(Setup::saying_with(&text, specials)).with_template(template.clone());
+            let server = setup.start().await;
+            let whole = ask(&server, &asking()).await;
+            let choice = &whole["choices"][0];
+            assert_eq!(choice["message"]["content"], content, "{text}");
+            assert_eq!(choice["finish_reason"], "tool_calls");
+            let expected = ("get_weather".to_owned(), json!({"city": "Bern", "days": 2}));
+            let found = calls(&whole);
+            assert!(!found.is_empty() && found.iter().all(|call| *call == expected), "{text}: {found:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_tools_the_text_is_content() {
+    let text = "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {}}\n</tool_call>";
+    let server = Setup::saying(text).with_template(tool_templates::hermes()).start().await;
+    let none = json!({"tools": null, "tool_choice": null, "parallel_tool_calls": false});
+    for body in [with(chat("hi"), none), with(asking(), json!({"tool_choice": "none"}))] {
+        let whole = ask(&server, &body).await;
+        assert_eq!(whole["choices"][0]["message"]["content"], text);
+        assert_eq!(whole["choices"][0]["message"].get("tool_calls"), None);
+        assert_eq!(whole["choices"][0]["finish_reason"], "stop");
+    }
+}
+
+#[tokio::test]
+async fn a_call_cut_off_by_length_says_so() {
+    let text = "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Bern\"}}\n</tool_call>";
+    let server = Setup::saying(text).with_template(tool_templates::hermes()).start().await;
+    let whole = ask(&server, &with(asking(), json!({"max_tokens": 62}))).await;
+    let choice = &whole["choices"][0];
+    assert_eq!(choice["finish_reason"], "length");
+    assert_eq!(choice["message"]["tool_calls"][0]["function"]["arguments"], "{\"city\": \"Ber");
+}
+
+#[tokio::test]
+async fn what_is_no_call_is_content() {
+    for text in ["<tool_call>\nnot json\n</tool_call>", "<tool_cal", "{\"name\": \"get_weather\"}", "a < b"] {
+        let server = Setup::saying(text).with_template(tool_templates::hermes()).start().await;
+        let whole = ask(&server, &asking()).await;
+        assert_eq!(whole["choices"][0]["message"]["content"], text);
+        assert_eq!(whole["choices"][0]["finish_reason"], "stop");
+    }
+}
+
+#[tokio::test]
+async fn a_history_with_calls_goes_back_to_the_model() {
+    let server = with_room(Setup::saying("ok")).with_template(tool_templates::toolless()).start().await;
+    let history = json!({"messages": [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "content": null, "tool_calls": [{"id": "call_1", "type": "function",
+            "function": {"name": "get_weather", "arguments": "{\"city\":\"Bern\"}"}}]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "19 degrees"},
+        {"role": "user", "content": "And now?"},
+    ], "return_token_ids": true});
+    let whole = server.post(CHAT, &with(asking(), history)).await.ok();
+    let prompt = server.post("/detokenize", &json!({"tokens": whole["prompt_token_ids"]})).await.ok();
+    let prompt = prompt["prompt"].as_str().unwrap();
+    for part in [
+        "<|im_start|>system\nBe brief.\n\n# Tools",
+        "{\"type\": \"function\", \"function\": {\"name\": \"get_weather\"",
+        "<|im_start|>assistant\n<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Bern\"}}\n</tool_call><|im_end|>",
+        "<|im_start|>user\n<tool_response>\n19 degrees\n</tool_response><|im_end|>\n<|im_start|>user\nAnd now?<|im_end|>",
+    ] {
+        assert!(prompt.contains(part), "{part}\nis not in\n{prompt}");
+    }
+}
+
+#[tokio::test]
+async fn reasoning_is_told_apart_and_counted() {
+    let template = tool_templates::hermes;
+    // The model writes both tags; the template has written the first; the tags are special tokens.
+    let cases = [
+        ("<think>\nabc\n</think>\n\nHi", json!({}), &[][..], 20),
+        ("abc\n</think>\n\nHi", json!({"chat_template_kwargs": {"enable_thinking": true}}), &[][..], 12),
+        ("abc\n</think>\n\nHi", json!({"reasoning_effort": "low"}), &[][..], 12),
+        ("<think>\nabc\n</think>\n\nHi", json!({}), &["<think>", "</think>"][..], 7),
+    ];
+    for (text, fields, specials, num_reasoning) in cases {
+        let server = Setup::saying_with(text, specials).with_template(template()).start().await;
+        let whole = ask(&server, &with(chat("hi"), fields.clone())).await;
+        let message = &whole["choices"][0]["message"];
+        assert_eq!((&message["reasoning"], &message["content"]), (&json!("abc"), &json!("Hi")), "{text}");
+        let usage = &whole["usage"];
+        assert_eq!(usage["completion_tokens_details"]["reasoning_tokens"], num_reasoning, "{text}");
+        let hidden = ask(&server, &with(chat("hi"), with(fields, json!({"include_reasoning": false})))).await;
+        assert_eq!(hidden["choices"][0]["message"].get("reasoning"), None);
+        assert_eq!(hidden["choices"][0]["message"]["content"], "Hi");
+        assert_eq!(hidden["usage"]["completion_tokens_details"], usage["completion_tokens_details"]);
+    }
+}
+
+#[tokio::test]
+async fn reasoning_and_a_call_come_in_one_answer() {
+    let text = "<think>\nI should look.\n</think>\n\n<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {}}\n</tool_call>";
+    let server = Setup::saying(text).with_template(tool_templates::hermes()).start().await;
+    let whole = ask(&server, &asking()).await;
+    let message = &whole["choices"][0]["message"];
+    assert_eq!(message["reasoning_content"], "I should look.");
+    assert_eq!(message["content"], Value::Null);
+    assert_eq!(calls(&whole), [("get_weather".to_owned(), json!({}))]);
+}
+
+#[tokio::test]
+async fn wrong_tool_fields_are_named() {
+    let server = Setup::saying("x").with_template(tool_templates::hermes()).start().await;
+    let named = |name: &str| json!({"type": "function", "function": {"name": name}});
+    let cases = [
+        (json!({"tools": [{"type": "function"}]}), "tools[0]"),
+        (
+            json!({"tools": [weather(), {"type": "function", "function": {"name": ""}}]}),
+            "tools[1].function.name",
+        ),
+        (
+            json!({"tools": [{"type": "function", "function": {"name": "f", "parameters": []}}]}),
+            "tools[0].function.parameters",
+        ),
+        (
+            json!({"tools": [{"type": "function", "function": {"name": "f", "strict": 1}}]}),
+            "tools[0].function.strict",
+        ),
+        (json!({"tool_choice": named("nobody")}), "tool_choice.function.name"),
+        (json!({"tool_choice": "sometimes"}), "tool_choice"),
+        (json!({"tool_choice": {"type": "function"}}), "tool_choice"),
+        (json!({"tool_choice": "required", "tools": []}), "tool_choice"),
+        (json!({"parallel_tool_calls": "yes"}), "parallel_tool_calls"),
+        (json!({"functions": [{"name": "f"}]}), "functions"),
+        (json!({"function_call": {"name": "f"}}), "function_call"),
+        (json!({"reasoning_effort": "extreme"}), "reasoning_effort"),
+        (json!({"thinking_token_budget": -1}), "thinking_token_budget"),
+    ];
+    for (fields, param) in cases {
+        let answer = server.post(CHAT, &with(asking(), fields.clone())).await;
+        let (status, _, named) = answer.error();
+        assert_eq!((status, named.as_str()), (400, param), "{fields}");
+    }
+}
+
+#[tokio::test]
+async fn auto_may_mean_required() {
+    let setup = Setup::saying("I would rather talk.").with_template(tool_templates::hermes());
+    let setup = setup.with_config(|config| config.auto_tool_choice = AutoToolChoice::Required);
+    let server = setup.start().await;
+    let plain = ask(&server, &chat("hi")).await;
+    assert_eq!(plain["choices"][0]["message"]["content"], "I would rather talk.");
+}

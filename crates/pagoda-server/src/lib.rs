@@ -18,6 +18,7 @@
 //! prompt, an answer or a key.
 
 mod body;
+mod calls;
 mod choice;
 mod config;
 mod connection;
@@ -42,6 +43,7 @@ mod server;
 mod sse;
 mod state;
 mod submit;
+mod thinking;
 
 pub use config::{AutoToolChoice, ConnectionLimits, DrainLimits, RequestLimits, ServerConfig};
 pub use embedding::{EmbedFunction, EmbeddingError, EmbeddingSource, LoadFunction, LoadedEncoder};

@@ -8,7 +8,8 @@ use pagoda_text::{
 };
 use serde_json::Value;
 
-use crate::generation::{Generation, ToolChoice, ToolUse};
+use crate::calls::are_constrained;
+use crate::generation::{Generation, ToolUse};
 use crate::model::ServedModel;
 
 /// Known once the model is loaded.
@@ -79,8 +80,9 @@ impl ParseRules {
             let is_open = tags.are_open_behind(prompt);
             (tags, is_open)
         });
-        let announce =
-            |tools: &ToolUse| if is_constrained(tools) { Announce::AtName } else { Announce::WhenWhole };
+        let announce = |tools: &ToolUse| {
+            if are_constrained(generation, tools) { Announce::AtName } else { Announce::WhenWhole }
+        };
         let tools = generation.tools.as_ref().zip(parsing.tools.clone());
         let tools = tools.map(|(tools, support)| (support, Arc::clone(&tools.set), announce(tools)));
         let kept_ids = if tools.is_some() { &parsing.tool_ids } else { &parsing.reasoning_ids };
@@ -106,9 +108,4 @@ impl ParseRules {
             .map(|(support, set, announce)| ToolCallParser::new(support.format(), set, *announce));
         AnswerParser::new(reasoning, tools)
     }
-}
-
-/// Whether every call follows a grammar: calls that must come, and calls of tools that are all strict.
-pub(crate) fn is_constrained(tools: &ToolUse) -> bool {
-    tools.choice != ToolChoice::Auto || tools.set.tools().iter().all(|tool| tool.is_strict)
 }

@@ -292,11 +292,151 @@ async fn wrong_tool_fields_are_named() {
     }
 }
 
+/// A model that chooses among the tokens that it may choose.
+fn random(template: String, specials: &[&str]) -> Setup {
+    let setup = with_room(Setup::hashing()).with_template(template);
+    Setup { tokenizer: std::sync::Arc::new(support::byte_tokenizer(specials)), ..setup }
+}
+
 #[tokio::test]
-async fn auto_may_mean_required() {
-    let setup = Setup::saying("I would rather talk.").with_template(tool_templates::hermes());
+async fn a_model_that_must_call_calls() {
+    for template in [
+        tool_templates::hermes(),
+        tool_templates::qwen3_coder(),
+        tool_templates::llama3(),
+        tool_templates::mistral_named(),
+        tool_templates::pythonic(),
+        tool_templates::toolless(),
+    ] {
+        let server = random(template, &["[TOOL_CALLS]", "[ARGS]"]).start().await;
+        let named = json!({"type": "function", "function": {"name": "get_weather"}});
+        for (choice, seed) in [(json!("required"), 1), (named, 2), (json!("required"), 3)] {
+            let fields = json!({"tool_choice": choice, "seed": seed, "max_tokens": 900});
+            let whole = ask(&server, &with(asking(), fields)).await;
+            assert_eq!(whole["choices"][0]["finish_reason"], "tool_calls", "{whole}");
+            let found = calls(&whole);
+            assert!(!found.is_empty());
+            for (name, arguments) in found {
+                assert_eq!(name, "get_weather");
+                assert!(arguments["city"].is_string() && !arguments["days"].is_f64(), "{arguments}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_call_is_one_call_if_the_client_says_so() {
+    let server = random(tool_templates::hermes(), &[]).start().await;
+    for seed in 0..8 {
+        let fields =
+            json!({"tool_choice": "required", "parallel_tool_calls": false, "seed": seed, "max_tokens": 900});
+        assert_eq!(calls(&ask(&server, &with(asking(), fields)).await).len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn auto_means_required_where_the_server_says_so() {
+    let setup = random(tool_templates::hermes(), &[]);
     let setup = setup.with_config(|config| config.auto_tool_choice = AutoToolChoice::Required);
     let server = setup.start().await;
-    let plain = ask(&server, &chat("hi")).await;
-    assert_eq!(plain["choices"][0]["message"]["content"], "I would rather talk.");
+    for fields in [json!({"tool_choice": "auto"}), json!({"tool_choice": null})] {
+        let whole = ask(&server, &with(asking(), with(fields, json!({"max_tokens": 900})))).await;
+        assert!(!calls(&whole).is_empty());
+    }
+    let none = ask(&server, &with(asking(), json!({"tool_choice": "none", "max_tokens": 20}))).await;
+    assert_eq!(none["choices"][0]["message"].get("tool_calls"), None);
+}
+
+#[tokio::test]
+async fn a_list_of_25_000_characters_is_followed() {
+    let server = random(tool_templates::hermes(), &[]);
+    let server = server.with_engine(|engine| {
+        engine.max_model_len = 65_536;
+        engine.num_blocks = 20_000;
+    });
+    let server = server.with_config(|config| config.requests.max_tools = 128).start().await;
+    let tools: Vec<Value> = (0..100)
+        .map(|index| {
+            let mut tool = weather();
+            tool["function"]["name"] = format!("get_weather_{index}").into();
+            tool["function"]["description"] =
+                "A description of some length, as tools have. ".repeat(3).into();
+            tool
+        })
+        .collect();
+    assert!(json!(tools).to_string().len() > 25_000);
+    let body = with(asking(), json!({"tools": tools, "tool_choice": "required", "max_tokens": 900}));
+    let start = std::time::Instant::now();
+    let found = calls(&ask(&server, &body).await);
+    println!("{} calls out of 100 tools after {:?}", found.len(), start.elapsed());
+    assert!(found.iter().all(|(name, _)| name.starts_with("get_weather_")));
+}
+
+#[tokio::test]
+async fn schemas_that_cannot_be_followed_are_named() {
+    let server = random(tool_templates::hermes(), &[]).start().await;
+    let tool = |parameters: Value| {
+        let function = json!({"name": "f", "strict": true, "parameters": parameters});
+        json!({"tools": [weather(), {"type": "function", "function": function}], "tool_choice": "required"})
+    };
+    let cases = [
+        (json!({"type": "string"}), "tools[1].function.parameters.type"),
+        (
+            json!({"type": "object", "properties": {"a": {"type": "wizard"}}}),
+            "tools[1].function.parameters.properties.a.type",
+        ),
+    ];
+    for (parameters, param) in cases {
+        let answer = server.post(CHAT, &with(asking(), tool(parameters))).await;
+        let (status, _, named) = answer.error();
+        assert_eq!((status, named.as_str()), (400, param));
+    }
+}
+
+#[tokio::test]
+async fn thinking_ends_when_its_budget_is_spent() {
+    let thinking =
+        json!({"chat_template_kwargs": {"enable_thinking": true}, "ignore_eos": true, "max_tokens": 60});
+    for specials in [&[][..], &["<think>", "</think>"]] {
+        let num_close = if specials.is_empty() { "</think>".len() } else { 1 };
+        let server = random(tool_templates::hermes(), specials).start().await;
+        for budget in [0, 1, 9] {
+            let body = with(chat("hi"), with(thinking.clone(), json!({"thinking_token_budget": budget})));
+            let whole = server.post(CHAT, &body).await.ok();
+            let num_reasoning =
+                whole["usage"]["completion_tokens_details"]["reasoning_tokens"].as_u64().unwrap();
+            assert_eq!(num_reasoning as usize, budget + num_close, "{whole}");
+            assert_eq!(whole["usage"]["completion_tokens"], 60);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_forced_call_may_be_thought_about() {
+    let server = random(tool_templates::hermes(), &["<think>", "</think>"]).start().await;
+    let fields = json!({"tool_choice": "required", "thinking_token_budget": 12, "max_tokens": 900,
+        "chat_template_kwargs": {"enable_thinking": true}});
+    let whole = ask(&server, &with(asking(), fields)).await;
+    assert!(!calls(&whole).is_empty(), "{whole}");
+    assert_eq!(whole["usage"]["completion_tokens_details"]["reasoning_tokens"], 13);
+}
+
+#[tokio::test]
+async fn a_value_or_a_call_where_both_are_asked_for() {
+    let server = random(tool_templates::hermes(), &[]).start().await;
+    let format = json!({"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object",
+        "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 9}}, "required": ["n"]}}});
+    let (mut num_values, mut num_calls) = (0, 0);
+    for seed in 0..12 {
+        let fields = json!({"response_format": format, "seed": seed, "max_tokens": 900});
+        let whole = ask(&server, &with(asking(), fields)).await;
+        match whole["choices"][0]["message"]["content"].as_str() {
+            None => num_calls += calls(&whole).len(),
+            Some(text) => {
+                assert!(serde_json::from_str::<Value>(text).unwrap()["n"].is_u64(), "{text}");
+                num_values += 1;
+            }
+        }
+    }
+    assert!(num_values > 0 && num_calls > 0, "{num_values} values, {num_calls} calls");
 }

@@ -109,7 +109,7 @@ fn assert_valid(schemas: &[(String, Value)], calls: &[(String, String)], text: &
 #[test]
 fn random_walks_are_valid_calls_in_every_format() {
     let (tokenizer, schemas) = (tokenizer(), tool_schemas::schemas());
-    let bounds = SchemaBounds { max_string_chars: 40, max_items: 3, ..SchemaBounds::default() };
+    let bounds = SchemaBounds { max_string_chars: 40, ..SchemaBounds::default() }.within(256);
     let options = GrammarOptions { eos_ids: vec![STOP], bounds, ..GrammarOptions::default() };
     let compiler = GrammarCompiler::new(&tokenizer, options).unwrap();
     let all = set(&schemas);
@@ -145,7 +145,7 @@ fn random_walks_are_valid_calls_in_every_format() {
 #[test]
 fn free_text_turns_into_bound_calls() {
     let (tokenizer, schemas) = (tokenizer(), tool_schemas::schemas());
-    let bounds = SchemaBounds { max_string_chars: 20, max_items: 2, ..SchemaBounds::default() };
+    let bounds = SchemaBounds { max_string_chars: 20, ..SchemaBounds::default() }.within(256);
     let options = GrammarOptions { eos_ids: vec![STOP], bounds, ..GrammarOptions::default() };
     let compiler = GrammarCompiler::new(&tokenizer, options).unwrap();
     let all = set(&schemas[..4]);

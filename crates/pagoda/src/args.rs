@@ -124,6 +124,11 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) chat_template: Option<PathBuf>,
 
+    /// What a tool_choice of auto means, and none at all: auto leaves it to the model, required makes it call a tool. For
+    /// weak models, which else answer agents with text.
+    #[arg(long, default_value = "auto", value_parser = ["auto", "required"])]
+    pub(crate) tool_choice_auto: String,
+
     /// File with one API key per line; empty lines and lines starting with # are skipped.
     #[arg(long, value_name = "FILE")]
     pub(crate) api_key_file: Option<PathBuf>,

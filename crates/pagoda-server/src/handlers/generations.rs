@@ -11,6 +11,7 @@ use http::{HeaderValue, header};
 
 use crate::RequestLimits;
 use crate::body;
+use crate::calls;
 use crate::constraint;
 use crate::dialect::{Dialect, ReadContext};
 use crate::error::ApiError;
@@ -25,6 +26,7 @@ use crate::run::GenerationRun;
 use crate::sse::SseBody;
 use crate::state::{ServerState, unix_seconds};
 use crate::submit::SubmitContext;
+use crate::thinking;
 
 pub(crate) async fn chat(
     State(state): State<Arc<ServerState>>,
@@ -61,13 +63,14 @@ struct Prepared {
 impl Prepared {
     /// Compiles what the answers must be. They may be as long as the longest prompt leaves room for.
     fn constrain(&mut self, model: &ServedModel, context: SubmitContext) -> Result<(), ApiError> {
-        let Some(spec) = &self.generation.constraint else { return Ok(()) };
         let longest = self.prompts.iter().map(|prompt| prompt.token_ids.len()).max().unwrap_or(0);
         let room = model.max_model_len.saturating_sub(longest);
         let room = room.min(usize::try_from(self.generation.max_tokens).unwrap_or(usize::MAX));
-        let grammar = constraint::compile(spec, model, room, context)?;
+        let spec = calls::constraint(&self.generation, model, room)?;
+        let grammar = spec.map(|spec| constraint::compile(&spec, model, room, context)).transpose()?;
         for prompt in &mut self.prompts {
-            prompt.constraint = Some(constraint::constraint(&grammar));
+            let answer = grammar.as_ref().map(constraint::constraint);
+            prompt.constraint = thinking::around(&self.generation, model, &prompt.text, answer);
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The grammar of calls, in llguidance's dialect of Lark: what a model that must call, or that has begun to, may write.
 //!
 //! ```text
-//! start: begin call (between call){0,7} end
+//! start: begin call (between call){0,3} end
 //! call: call_0 | call_1 ..                     the names form a trie: the lexer follows all of them at once
 //! call_0: "{\"name\": \"f\", \"arguments\": " arguments_0 "}"
 //! arguments_0: %json { bounded schema }
@@ -19,9 +19,6 @@ use super::marker::Marker;
 use super::tool::{ArgumentSchema, Tool, ToolSet};
 use crate::Tokenizer;
 use crate::grammar::{SchemaBounds, SchemaError, bounded};
-
-/// Most calls of one answer that must have some.
-const MAX_CALLS: usize = 8;
 
 /// What the model may write besides calls.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,6 +65,9 @@ pub struct ToolGrammarError {
 }
 
 impl ToolGrammar<'_> {
+    /// Most calls of one answer.
+    pub const MAX_CALLS: usize = 4;
+
     /// The grammar's text.
     ///
     /// # Errors
@@ -131,7 +131,7 @@ impl ToolGrammar<'_> {
             return format!("call {end}");
         }
         let between = self.literal(self.format.between.text());
-        format!("call ({between} call){{0,{}}} {end}", MAX_CALLS - 1)
+        format!("call ({between} call){{0,{}}} {end}", Self::MAX_CALLS - 1)
     }
 
     fn write_call(&self, rules: &mut String, index: usize, tool: &Tool) -> Result<(), SchemaError> {
@@ -180,10 +180,12 @@ impl ToolGrammar<'_> {
         tagged: &TaggedSyntax,
     ) -> Result<String, SchemaError> {
         let mut body = String::new();
-        for (number, property) in properties(schema)?.into_iter().enumerate() {
+        let properties = properties(schema)?;
+        let max_chars = self.max_chars(properties.len());
+        for (number, property) in properties.into_iter().enumerate() {
             let rule = format!("argument_{index}_{number}");
             let open = format!("{}{}{}", tagged.key_open.text(), property.key, tagged.key_close.text());
-            let value = self.write_tagged_value(rules, &rule, &property, &tagged.value_close)?;
+            let value = self.write_tagged_value(rules, (&rule, max_chars), &property, &tagged.value_close)?;
             line(rules, &format!("{rule}: {} {value}", self.literal(&open)));
             let _ = write!(body, "{rule}{} ", if property.is_required { "" } else { "?" });
         }
@@ -194,7 +196,7 @@ impl ToolGrammar<'_> {
     fn write_tagged_value(
         &self,
         rules: &mut String,
-        rule: &str,
+        (rule, max_chars): (&str, usize),
         property: &Property<'_>,
         close: &Marker,
     ) -> Result<String, SchemaError> {
@@ -214,26 +216,15 @@ impl ToolGrammar<'_> {
         let lead = &text[..text.len() - text.trim_start().len()];
         let trail = &text[text.trim_end().len()..];
         let terminal = format!("TEXT_{}", rule.to_uppercase());
-        line(rules, &format!("{terminal}: {}", self.text_pattern(&schema, core)));
+        line(rules, &format!("{terminal}: {}", text_pattern(&schema, core, max_chars)));
         line(rules, &format!("{rule}_value[suffix={}]: {terminal}", quoted(&format!("{lead}{core}"))));
         Ok(format!("{rule}_value {}", self.literal(trail)))
     }
 
-    /// A string as it is, within its limits, without the marker `core`.
-    fn text_pattern(&self, schema: &Value, core: &str) -> String {
-        let number = |key: &str| schema.get(key).and_then(Value::as_u64);
-        let min = number("minLength").unwrap_or(0);
-        let max = number("maxLength").unwrap_or(self.bounds.max_string_chars as u64).max(min);
-        let mut pattern = format!("/(?s:.{{{min},{max}}})/ & ~/(?s:.*){}(?s:.*)/", escaped(core));
-        if let Some(wanted) = schema.get("pattern").and_then(Value::as_str) {
-            // A pattern of JSON Schema may match anywhere.
-            let open = if wanted.starts_with('^') { "" } else { "(?s:.*)" };
-            let close = if wanted.ends_with('$') && !wanted.ends_with("\\$") { "" } else { "(?s:.*)" };
-            let inner = wanted.strip_prefix('^').unwrap_or(wanted);
-            let inner = if close.is_empty() { inner.strip_suffix('$').unwrap_or(inner) } else { inner };
-            let _ = write!(pattern, " & /{open}({}){close}/", inner.replace('/', "\\/"));
-        }
-        pattern
+    /// What a string without `maxLength` gets of the room, as in JSON.
+    fn max_chars(&self, num_values: usize) -> usize {
+        let share = self.bounds.room_tokens.saturating_mul(2) / num_values.max(1);
+        share.max(64).min(self.bounds.max_string_chars)
     }
 
     /// `key=value, key=value` with the values as JSON.
@@ -301,6 +292,23 @@ impl ToolGrammar<'_> {
         });
         places.min().map(|(at, _, id)| (at, id))
     }
+}
+
+/// A string as it is, within its limits, without the marker `core`.
+fn text_pattern(schema: &Value, core: &str, max_chars: usize) -> String {
+    let number = |key: &str| schema.get(key).and_then(Value::as_u64);
+    let min = number("minLength").unwrap_or(0);
+    let max = number("maxLength").unwrap_or(max_chars as u64).max(min);
+    let mut pattern = format!("/(?s:.{{{min},{max}}})/ & ~/(?s:.*){}(?s:.*)/", escaped(core));
+    if let Some(wanted) = schema.get("pattern").and_then(Value::as_str) {
+        // A pattern of JSON Schema may match anywhere.
+        let open = if wanted.starts_with('^') { "" } else { "(?s:.*)" };
+        let close = if wanted.ends_with('$') && !wanted.ends_with("\\$") { "" } else { "(?s:.*)" };
+        let inner = wanted.strip_prefix('^').unwrap_or(wanted);
+        let inner = if close.is_empty() { inner.strip_suffix('$').unwrap_or(inner) } else { inner };
+        let _ = write!(pattern, " & /{open}({}){close}/", inner.replace('/', "\\/"));
+    }
+    pattern
 }
 
 fn line(rules: &mut String, rule: &str) {

@@ -6,15 +6,18 @@
 //!
 //! Text that may belong to a call's markup is held back; at the latest `finish` gives it.
 
+mod tail;
+
 use std::sync::Arc;
 
 use super::call::{BodyStep, Call};
 use super::format::{CallSyntax, NamedSyntax, ToolFormat};
 use super::json_call::{JsonArguments, JsonCall, JsonKeys};
-use super::marker::{Marker, Step, Until};
+use super::marker::{Step, Until};
 use super::python_call::PythonCall;
 use super::tagged_call::TaggedCall;
 use super::tool::ToolSet;
+use tail::Tail;
 
 /// A piece of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,18 +87,6 @@ enum Body {
     Named { name: Until, arguments: Option<JsonArguments> },
     Tagged(TaggedCall),
     Python(PythonCall),
-}
-
-#[derive(Clone, Debug, Default)]
-struct Tail {
-    /// How far each marker has come; None once it cannot be it any more.
-    between: Option<usize>,
-    end: Option<usize>,
-    /// The call is one only if a marker follows.
-    is_required: bool,
-    /// The model put its calls in a list of its own making.
-    in_list: bool,
-    held: String,
 }
 
 impl ToolCallParser {
@@ -365,97 +356,6 @@ impl ToolCallParser {
         self.num_sent = None;
     }
 
-    fn begin_tail(&mut self, tail: Tail) {
-        let has = |marker: &Marker| (!marker.is_blank()).then_some(0);
-        let (between, end) = (has(&self.format.between), has(&self.format.end));
-        // A marker that begins with the end marker leads to another trigger, which content looks for.
-        let between =
-            between.filter(|_| self.format.end.is_blank() || !self.format.end.begins(&self.format.between));
-        self.place = Place::Tail(Tail { between, end, ..tail });
-        if !self.can_go_on() {
-            self.end_call();
-            self.place = Place::Content;
-        }
-    }
-
-    /// Whether any marker may follow the call.
-    fn can_go_on(&self) -> bool {
-        matches!(&self.place, Place::Tail(tail)
-            if tail.in_list || tail.is_required || tail.between.is_some() || tail.end.is_some())
-            || self.is_bare()
-    }
-
-    /// Calls without any markup: the next one may follow a semicolon.
-    fn is_bare(&self) -> bool {
-        self.format.begin.is_blank() && self.format.end.is_blank()
-    }
-
-    fn take_tail(&mut self, mut tail: Tail, c: char) {
-        let is_first = tail.held.trim().is_empty();
-        tail.held.push(c);
-        if is_first && self.take_list(&mut tail, c) {
-            return;
-        }
-        let format = Arc::clone(&self.format);
-        let between = step(&format.between, &mut tail.between, c);
-        let end = step(&format.end, &mut tail.end, c);
-        if end == Step::Done || between == Step::Done {
-            if tail.is_required {
-                self.raw.push_str(&tail.held);
-                if !self.complete() {
-                    return;
-                }
-            }
-            self.end_call();
-            if between == Step::Done {
-                self.raw = tail.held;
-                self.begin_call(false);
-            }
-            return;
-        }
-        if tail.between.is_some() || tail.end.is_some() || c.is_whitespace() {
-            self.place = Place::Tail(tail);
-            return;
-        }
-        // Markup that does not end as it should: the call stands where it was whole without it.
-        if tail.is_required {
-            self.raw.push_str(&tail.held);
-            return self.fail(&tail.held);
-        }
-        self.end_call();
-        self.space.clear();
-        for c in tail.held.chars() {
-            self.take(c);
-        }
-    }
-
-    /// The list that a model put its calls in, or a semicolon between calls without markup; whether the character was
-    /// part of it.
-    fn take_list(&mut self, tail: &mut Tail, c: char) -> bool {
-        match c {
-            ']' if tail.in_list => {
-                tail.held.clear();
-                let tail = Tail { in_list: false, ..std::mem::take(tail) };
-                self.begin_tail(tail);
-            }
-            ',' if tail.in_list => {
-                self.end_call();
-                self.raw.push_str(&tail.held);
-                self.begin_call(false);
-                if let Place::Body(Body::Json(json)) = &mut self.place {
-                    json.in_list = true;
-                }
-            }
-            ';' if self.is_bare() => {
-                self.end_call();
-                self.raw.push_str(&tail.held);
-                self.begin_call(true);
-            }
-            _ => return false,
-        }
-        true
-    }
-
     fn finish_body(&mut self, body: &Body, is_cut: bool) {
         let is_between = matches!(body, Body::Tagged(tagged) if tagged.is_between_arguments());
         let is_announced = self.announce == Announce::AtName && self.call.name.is_some();
@@ -487,14 +387,4 @@ fn take_name(text: &str, syntax: &NamedSyntax, call: &mut Call) -> BodyStep {
     let id = syntax.id.as_ref().and_then(|(before_id, _)| text.split_once(before_id.as_str()));
     let name = id.map_or(text, |(name, _)| name);
     if call.set_name(name.trim()) { BodyStep::More } else { BodyStep::Failed }
-}
-
-/// Moves one marker of a tail.
-fn step(marker: &Marker, position: &mut Option<usize>, c: char) -> Step {
-    let Some(at) = position else { return Step::Failed };
-    let step = marker.step(at, c);
-    if step == Step::Failed {
-        *position = None;
-    }
-    step
 }

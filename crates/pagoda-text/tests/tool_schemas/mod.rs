@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 /// Name and schema of each.
-pub fn schemas() -> Vec<(String, Value)> {
+pub(crate) fn schemas() -> Vec<(String, Value)> {
     let schemas: Map<String, Value> =
         serde_json::from_str(include_str!("schemas.json")).expect("the file is a JSON object");
     schemas.into_iter().collect()

@@ -188,7 +188,8 @@ impl ToolGrammar<'_> {
         for (number, property) in properties.into_iter().enumerate() {
             let rule = format!("argument_{index}_{number}");
             let open = format!("{}{}{}", tagged.key_open.text(), property.key, tagged.key_close.text());
-            let value = self.write_tagged_value(rules, (rule.as_str(), max_chars), &property, &tagged.value_close)?;
+            let value =
+                self.write_tagged_value(rules, (rule.as_str(), max_chars), &property, &tagged.value_close)?;
             line(rules, &format!("{rule}: {} {value}", self.literal(&open)));
             let _ = write!(body, "{rule}{} ", if property.is_required { "" } else { "?" });
         }
@@ -330,7 +331,8 @@ fn escaped(text: &str) -> String {
     for c in text.chars() {
         match c {
             '\n' => escaped.push_str("\\n"),
-            c if c.is_ascii_punctuation() => {
+            // `\\<` and the like would be assertions.
+            c if r"\.+*?()|[]{}^$#&-~/".contains(c) => {
                 escaped.push('\\');
                 escaped.push(c);
             }

@@ -18,10 +18,10 @@ use serde_json::Value;
 
 use super::format::{CallSyntax, NamedSyntax, TaggedSyntax, ToolFormat};
 use super::marker::Marker;
-use super::tool::{ArgumentSchema, Tool, ToolSet};
+use super::tool::{Tool, ToolSet};
 use crate::Tokenizer;
 use crate::grammar::{SchemaBounds, SchemaError, bounded};
-use arguments::{Property, fixed_texts, parameters, properties};
+use arguments::{Property, TextLeaf, parameters, properties, text_leaves};
 
 /// What the model may write besides calls.
 #[derive(Clone, Debug, PartialEq)]
@@ -183,52 +183,55 @@ impl ToolGrammar<'_> {
         tagged: &TaggedSyntax,
     ) -> Result<String, SchemaError> {
         let mut body = String::new();
-        let properties = properties(schema)?;
-        let max_chars = self.max_chars(properties.len());
-        for (number, property) in properties.into_iter().enumerate() {
+        for (number, property) in self.properties(schema)?.into_iter().enumerate() {
             let rule = format!("argument_{index}_{number}");
             let open = format!("{}{}{}", tagged.key_open.text(), property.key, tagged.key_close.text());
-            let value =
-                self.write_tagged_value(rules, (rule.as_str(), max_chars), &property, &tagged.value_close)?;
+            let value = self.write_tagged_value(rules, &rule, &property, &tagged.value_close)?;
             line(rules, &format!("{rule}: {} {value}", self.literal(&open)));
             let _ = write!(body, "{rule}{} ", if property.is_required { "" } else { "?" });
         }
         Ok(body)
     }
 
+    /// The arguments of a schema; they share the room.
+    fn properties<'a>(&self, schema: &'a Value) -> Result<Vec<Property<'a>>, SchemaError> {
+        let properties = properties(schema)?;
+        let bounds = self.bounds.within(self.bounds.room_tokens / properties.len().max(1));
+        Ok(properties.into_iter().map(|property| Property { bounds, ..property }).collect())
+    }
+
     /// A value with the marker that closes it.
     fn write_tagged_value(
         &self,
         rules: &mut String,
-        (rule, max_chars): (&str, usize),
+        rule: &str,
         property: &Property<'_>,
         close: &Marker,
     ) -> Result<String, SchemaError> {
-        let schema = property.schema();
-        if !(ArgumentSchema { root: &schema, schema: &schema }).types().is_string_only() {
-            let bounded = property.bounded(self.bounds)?;
+        let bounded = property.bounded()?;
+        if !property.is_text() {
             line(rules, &format!("{rule}_value: %json {bounded}"));
             return Ok(format!("{rule}_value {}", self.literal(close.text())));
         }
-        if let Some(texts) = fixed_texts(&schema) {
-            let texts: Vec<String> = texts.iter().map(|text| quoted(text)).collect();
-            return Ok(format!("({}) {}", texts.join(" | "), self.literal(close.text())));
-        }
-        // The text goes up to the first marker, so it cannot hold one.
-        let text = close.text();
-        let core = text.trim();
-        let lead = &text[..text.len() - text.trim_start().len()];
-        let trail = &text[text.trim_end().len()..];
-        let terminal = format!("TEXT_{}", rule.to_uppercase());
-        line(rules, &format!("{terminal}: {}", text_pattern(&schema, core, max_chars)));
-        line(rules, &format!("{rule}_value[suffix={}]: {terminal}", quoted(&format!("{lead}{core}"))));
-        Ok(format!("{rule}_value {}", self.literal(trail)))
+        let leaves = text_leaves(&bounded).ok_or_else(|| property.unusable())?;
+        let options = leaves.into_iter().enumerate().map(|(number, leaf)| match leaf {
+            TextLeaf::Fixed(text) => format!("{} {}", quoted(text), self.literal(close.text())),
+            TextLeaf::Free(schema) => {
+                self.write_text(rules, &format!("{rule}_text_{number}"), schema, close.text())
+            }
+        });
+        Ok(format!("({})", options.collect::<Vec<_>>().join(" | ")))
     }
 
-    /// What a string without `maxLength` gets of the room, as in JSON.
-    fn max_chars(&self, num_values: usize) -> usize {
-        let share = self.bounds.room_tokens.saturating_mul(2) / num_values.max(1);
-        share.max(64).min(self.bounds.max_string_chars)
+    /// A string as it is. It goes up to the first marker, so it cannot hold one.
+    fn write_text(&self, rules: &mut String, rule: &str, schema: &Value, close: &str) -> String {
+        let core = close.trim();
+        let lead = &close[..close.len() - close.trim_start().len()];
+        let trail = &close[close.trim_end().len()..];
+        let terminal = rule.to_uppercase();
+        line(rules, &format!("{terminal}: {}", text_pattern(schema, core)));
+        line(rules, &format!("{rule}[suffix={}]: {terminal}", quoted(&format!("{lead}{core}"))));
+        format!("{rule} {}", self.literal(trail))
     }
 
     /// `key=value, key=value` with the values as JSON.
@@ -240,9 +243,9 @@ impl ToolGrammar<'_> {
     ) -> Result<String, SchemaError> {
         // From the last to the first: what may follow if an argument came before, and if none did.
         let (mut with_comma, mut without) = (String::new(), String::new());
-        for (number, property) in properties(schema)?.into_iter().enumerate().rev() {
+        for (number, property) in self.properties(schema)?.into_iter().enumerate().rev() {
             let rule = format!("argument_{index}_{number}");
-            line(rules, &format!("{rule}_value: %json {}", property.bounded(self.bounds)?));
+            line(rules, &format!("{rule}_value: %json {}", property.bounded()?));
             line(rules, &format!("{rule}: {} {rule}_value", quoted(&format!("{}=", property.key))));
             let own = format!("{rule} {with_comma}");
             let first = match (property.is_required, without.is_empty()) {
@@ -298,11 +301,11 @@ impl ToolGrammar<'_> {
     }
 }
 
-/// A string as it is, within its limits, without the marker `core`.
-fn text_pattern(schema: &Value, core: &str, max_chars: usize) -> String {
+/// A string within its limits, without the marker `core`.
+fn text_pattern(schema: &Value, core: &str) -> String {
     let number = |key: &str| schema.get(key).and_then(Value::as_u64);
     let min = number("minLength").unwrap_or(0);
-    let max = number("maxLength").unwrap_or(max_chars as u64).max(min);
+    let max = number("maxLength").map(|max| max.to_string()).unwrap_or_default();
     let mut pattern = format!("/(?s:.{{{min},{max}}})/ & ~/(?s:.*){}(?s:.*)/", escaped(core));
     if let Some(wanted) = schema.get("pattern").and_then(Value::as_str) {
         // A pattern of JSON Schema may match anywhere.
@@ -331,7 +334,7 @@ fn escaped(text: &str) -> String {
     for c in text.chars() {
         match c {
             '\n' => escaped.push_str("\\n"),
-            // `\\<` and the like would be assertions.
+            // Behind a backslash, other punctuation would be an assertion.
             c if r"\.+*?()|[]{}^$#&-~/".contains(c) => {
                 escaped.push('\\');
                 escaped.push(c);

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::grammar::{SchemaBounds, SchemaError, bounded};
-use crate::tools::tool::Tool;
+use crate::tools::tool::{ArgumentSchema, Tool};
 
 fn wrong(path: &str, reason: &str) -> SchemaError {
     SchemaError { path: path.into(), reason: reason.into() }
@@ -35,11 +35,13 @@ pub(super) struct Property<'a> {
     own: &'a Value,
     root: &'a Value,
     pub(super) is_required: bool,
+    /// Of its share of the room.
+    pub(super) bounds: SchemaBounds,
 }
 
 impl Property<'_> {
     /// Its schema with the definitions that it may refer to.
-    pub(super) fn schema(&self) -> Value {
+    fn schema(&self) -> Value {
         let mut schema = self.own.as_object().cloned().unwrap_or_else(Map::new);
         for name in ["$defs", "definitions"] {
             if let Some(definitions) = self.root.get(name) {
@@ -49,8 +51,17 @@ impl Property<'_> {
         Value::Object(schema)
     }
 
-    pub(super) fn bounded(&self, bounds: &SchemaBounds) -> Result<Value, SchemaError> {
-        bounded(&self.schema(), bounds).map_err(|error| SchemaError {
+    /// Whether its values are strings, which are written as they are.
+    pub(super) fn is_text(&self) -> bool {
+        ArgumentSchema { root: self.root, schema: self.own }.types().is_string_only()
+    }
+
+    pub(super) fn unusable(&self) -> SchemaError {
+        wrong(&format!("$.properties.{}", self.key), "cannot be followed in this model's form of calls")
+    }
+
+    pub(super) fn bounded(&self) -> Result<Value, SchemaError> {
+        bounded(&self.schema(), &self.bounds).map_err(|error| SchemaError {
             path: format!("$.properties.{}{}", self.key, error.path.strip_prefix('$').unwrap_or_default()),
             ..error
         })
@@ -70,7 +81,13 @@ pub(super) fn properties(schema: &Value) -> Result<Vec<Property<'_>>, SchemaErro
     let properties = properties.map(|(key, own)| {
         let is_plain =
             !key.is_empty() && key.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.'));
-        let property = Property { key, own, root: schema, is_required: is_required(key) };
+        let property = Property {
+            key,
+            own,
+            root: schema,
+            is_required: is_required(key),
+            bounds: SchemaBounds::default(),
+        };
         is_plain
             .then_some(property)
             .ok_or_else(|| wrong("$.properties", "has a name that this model's form of calls cannot carry"))
@@ -78,10 +95,46 @@ pub(super) fn properties(schema: &Value) -> Result<Vec<Property<'_>>, SchemaErro
     properties.collect()
 }
 
-/// The only texts that a schema allows, if it lists them.
-pub(super) fn fixed_texts(schema: &Value) -> Option<Vec<&str>> {
-    if let Some(text) = schema.get("const").and_then(Value::as_str) {
-        return Some(vec![text]);
+/// What a string may be.
+pub(super) enum TextLeaf<'a> {
+    /// This text.
+    Fixed(&'a str),
+    /// Any text of this schema.
+    Free(&'a Value),
+}
+
+/// The alternatives of a bounded schema of strings; None if it is none.
+pub(super) fn text_leaves(schema: &Value) -> Option<Vec<TextLeaf<'_>>> {
+    let mut leaves = Vec::new();
+    collect_leaves(schema, schema, 16, &mut leaves)?;
+    (!leaves.is_empty()).then_some(leaves)
+}
+
+fn collect_leaves<'a>(
+    root: &'a Value,
+    schema: &'a Value,
+    num_steps: usize,
+    leaves: &mut Vec<TextLeaf<'a>>,
+) -> Option<()> {
+    let num_steps = num_steps.checked_sub(1)?;
+    if let Some(path) = schema.get("$ref") {
+        let target = root.pointer(path.as_str()?.strip_prefix('#')?)?;
+        return collect_leaves(root, target, num_steps, leaves);
     }
-    schema.get("enum")?.as_array()?.iter().map(Value::as_str).collect()
+    if let Some(schemas) = schema.get("anyOf") {
+        let mut schemas = schemas.as_array()?.iter();
+        return schemas.try_for_each(|schema| collect_leaves(root, schema, num_steps, leaves));
+    }
+    let fixed = match (schema.get("const"), schema.get("enum")) {
+        (Some(value), _) => std::slice::from_ref(value),
+        (None, Some(values)) => values.as_array()?,
+        (None, None) => {
+            leaves.push(TextLeaf::Free(schema));
+            return (schema["type"] == "string").then_some(());
+        }
+    };
+    for value in fixed {
+        leaves.push(TextLeaf::Fixed(value.as_str()?));
+    }
+    Some(())
 }

@@ -23,11 +23,15 @@ pub(crate) fn missing_tools() -> Vec<String> {
                 .to_owned(),
         );
     }
-    if !cache().is_some_and(|cache| cache.join("test/venv/bin/python").is_file()) {
-        missing.push(
-            "tests against Python libraries: their environment is not there (scripts/setup_tests.sh)"
-                .to_owned(),
-        );
+    for (what, place) in [
+        ("Python libraries", "test/venv/bin/python"),
+        ("LangChain, LlamaIndex and litellm", "test/clients-venv/bin/python"),
+        ("MemGPT", "test/memgpt-venv/bin/python"),
+        ("the openai package for Node", "test/node/node_modules/openai"),
+    ] {
+        if !cache().is_some_and(|cache| cache.join(place).exists()) {
+            missing.push(format!("tests against {what}: not in the cache (scripts/setup_tests.sh)"));
+        }
     }
     if !cache().is_some_and(|cache| cache.join("test/templates").is_dir()) {
         missing.push(

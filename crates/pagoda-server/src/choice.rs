@@ -1,13 +1,16 @@
-//! The text of one sequence as it grows: detokenised, watched for stop strings, with every token held back as long as its
-//! text is.
+//! The text of one sequence as it grows: detokenised, watched for stop strings, told apart into reasoning, content and tool
+//! calls, with every token held back as long as its text is.
 
 use std::sync::Arc;
 
 use pagoda_engine::{FinishReason, TokenEvent, TokenLogprobs};
-use pagoda_text::{DetokenizeOptions, Detokenizer, StopMatcher, TextPosition, Tokenizer};
+use pagoda_text::{
+    AnswerDelta, AnswerParser, DetokenizeOptions, Detokenizer, StopMatcher, TextPosition, Tokenizer,
+};
 
-use crate::generation::{ChoiceDelta, Finish, Generation, OutputToken, TokenDetail};
-use crate::model::TokenPayload;
+use crate::generation::{ChoiceDelta, Finish, Generation, OutputPart, OutputToken, TokenDetail};
+use crate::model::{ServedModel, TokenPayload};
+use crate::parsing::ParseRules;
 
 /// One choice of an answer.
 pub(crate) struct ChoiceText {
@@ -17,9 +20,18 @@ pub(crate) struct ChoiceText {
     stops: StopMatcher,
     stop_strings: Arc<[String]>,
     stop_token_ids: Arc<[u32]>,
+    parser: AnswerParser,
+    include_reasoning: bool,
+    may_reason: bool,
+    /// Where each token's text begins, kept while any of it may be reasoning.
+    token_starts: Vec<usize>,
+    /// What the ids of the choice's tool calls begin with.
+    call_id: u64,
     /// Tokens whose text has not been sent, each with the byte of the text at which its own ends.
     held: Vec<(usize, OutputToken)>,
     num_bytes_made: usize,
+    /// Bytes behind the stop strings, and those of them about which the parser is certain.
+    num_bytes_passed: usize,
     num_bytes_sent: usize,
     /// In characters, counted from the start of the answer's text: where the next token begins, and what was sent.
     offset: usize,
@@ -37,18 +49,23 @@ pub(crate) struct ChoiceRules {
     include_stop_str: bool,
     /// The client's own, to tell them from the model's.
     stop_token_ids: Arc<[u32]>,
+    parse: ParseRules,
+    include_reasoning: bool,
 }
 
 impl ChoiceRules {
-    pub(crate) fn new(generation: &Generation, tokenizer: &Arc<Tokenizer>) -> Self {
+    /// `prompt` is the text that the model goes on with.
+    pub(crate) fn new(generation: &Generation, model: &ServedModel, prompt: &str) -> Self {
         let output = generation.output;
         let position = if output.is_continuation { TextPosition::Continuation } else { TextPosition::Start };
         ChoiceRules {
-            tokenizer: Arc::clone(tokenizer),
+            tokenizer: Arc::clone(&model.tokenizer),
             detokenize: DetokenizeOptions { skip_special_tokens: output.skip_special_tokens, position },
             stop_strings: generation.stop.strings.clone().into(),
             include_stop_str: generation.stop.include_stop_str,
             stop_token_ids: generation.stop.token_ids.clone().into(),
+            parse: ParseRules::new(generation, model, prompt),
+            include_reasoning: output.include_reasoning,
         }
     }
 }
@@ -59,12 +76,19 @@ impl ChoiceText {
         ChoiceText {
             index,
             tokenizer: Arc::clone(&rules.tokenizer),
-            detokenizer: Detokenizer::new(Arc::clone(&rules.tokenizer), rules.detokenize),
+            detokenizer: Detokenizer::new(Arc::clone(&rules.tokenizer), rules.detokenize)
+                .keeping(rules.parse.kept_ids()),
             stops: StopMatcher::new(rules.stop_strings.to_vec(), rules.include_stop_str),
             stop_strings: Arc::clone(&rules.stop_strings),
             stop_token_ids: Arc::clone(&rules.stop_token_ids),
+            parser: rules.parse.parser(),
+            include_reasoning: rules.include_reasoning,
+            may_reason: rules.parse.has_reasoning(),
+            token_starts: Vec::new(),
+            call_id: getrandom::u64().expect("the operating system gives random bytes"),
             held: Vec::new(),
             num_bytes_made: 0,
+            num_bytes_passed: 0,
             num_bytes_sent: 0,
             offset,
             sent_offset: offset,
@@ -80,6 +104,9 @@ impl ChoiceText {
             return None;
         }
         self.num_tokens += 1;
+        if self.may_reason {
+            self.token_starts.push(self.num_bytes_made);
+        }
         let detail =
             event.extra.map(|logprobs| token_detail(&self.tokenizer, event.token, &logprobs, self.offset));
         // A stop token ends the text and is no part of it.
@@ -129,14 +156,50 @@ impl ChoiceText {
         if finish.is_some() && passed.matched.is_none() {
             text.push_str(&self.stops.finish());
         }
-        self.num_bytes_sent += text.len();
+        self.num_bytes_passed += text.len();
         self.sent_offset += text.chars().count();
         self.is_finished = finish.is_some();
-        if text.is_empty() && finish.is_none() {
+        let mut deltas = self.parser.push(&text);
+        if let Some(finish) = &finish {
+            deltas.extend(self.parser.finish(matches!(finish, Finish::Length | Finish::StopString(_))));
+        }
+        self.num_bytes_sent = self.num_bytes_passed.saturating_sub(self.parser.num_bytes_held());
+        let parts = self.parts(deltas);
+        if parts.is_empty() && finish.is_none() {
             return None;
         }
         let tokens = self.release();
-        Some(ChoiceDelta { choice: self.index, text, tokens, finish })
+        let has_tool_calls = self.parser.num_calls() > 0;
+        Some(ChoiceDelta { choice: self.index, parts, tokens, finish, has_tool_calls })
+    }
+
+    /// The deltas as the answer has them: calls with their ids, neighbours of one kind joined.
+    fn parts(&self, deltas: Vec<AnswerDelta>) -> Vec<OutputPart> {
+        let mut parts: Vec<OutputPart> = Vec::with_capacity(deltas.len());
+        for delta in deltas {
+            match (delta, parts.last_mut()) {
+                (AnswerDelta::Reasoning(_), _) if !self.include_reasoning => {}
+                (AnswerDelta::Content(text), Some(OutputPart::Content(last)))
+                | (AnswerDelta::Reasoning(text), Some(OutputPart::Reasoning(last))) => last.push_str(&text),
+                (AnswerDelta::Content(text), _) => parts.push(OutputPart::Content(text)),
+                (AnswerDelta::Reasoning(text), _) => parts.push(OutputPart::Reasoning(text)),
+                (AnswerDelta::ToolCallStart { index, name }, _) => {
+                    // 29 characters: there are clients that keep no more.
+                    let id = format!("call_{:016x}{index:08x}", self.call_id);
+                    parts.push(OutputPart::ToolCallStart { index, id, name });
+                }
+                (AnswerDelta::ToolCallArguments { index, fragment }, _) => {
+                    parts.push(OutputPart::ToolCallArguments { index, fragment });
+                }
+            }
+        }
+        parts
+    }
+
+    /// Of the tokens so far those up to the end of the reasoning.
+    pub(crate) fn num_reasoning_tokens(&self) -> u64 {
+        let num_bytes = self.parser.num_bytes_reasoning();
+        self.token_starts.partition_point(|&start| start < num_bytes) as u64
     }
 
     /// The tokens whose text has been sent; all of them at the end, so that every generated token is reported once.

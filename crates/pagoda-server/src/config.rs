@@ -30,6 +30,18 @@ pub struct ServerConfig {
     pub schema_bounds: SchemaBounds,
     /// How the server ends.
     pub drain: DrainLimits,
+    /// What a `tool_choice` of `auto`, or none, means.
+    pub auto_tool_choice: AutoToolChoice,
+}
+
+/// Whether the model decides about tools where the client leaves it to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AutoToolChoice {
+    /// It does.
+    #[default]
+    Auto,
+    /// It must call one. For weak models, which else answer agents with text.
+    Required,
 }
 
 impl ServerConfig {
@@ -46,6 +58,7 @@ impl ServerConfig {
             grammar_limits: GrammarLimits::default(),
             schema_bounds: SchemaBounds::default(),
             drain: DrainLimits::default(),
+            auto_tool_choice: AutoToolChoice::default(),
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use pagoda_engine::{PrefixReport, RepetitionRule};
+use pagoda_text::ToolSet;
 use serde_json::{Map, Value};
 
 use crate::constraint::ConstraintSpec;
@@ -37,6 +38,30 @@ pub(crate) struct Generation {
     pub(crate) token_rules: TokenRules,
     /// Of a longer prompt only the end is used.
     pub(crate) truncation: Option<Truncation>,
+    /// The tools that the model may call.
+    pub(crate) tools: Option<ToolUse>,
+    /// Tokens that the model may think for; then its reasoning is ended for it.
+    pub(crate) thinking_budget: Option<u64>,
+}
+
+/// Tools, and what the client expects of them.
+#[derive(Clone, Debug)]
+pub(crate) struct ToolUse {
+    pub(crate) set: Arc<ToolSet>,
+    pub(crate) choice: ToolChoice,
+    /// Whether one answer may hold several calls.
+    pub(crate) parallel: bool,
+}
+
+/// Whether the model calls a tool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ToolChoice {
+    /// As it likes.
+    Auto,
+    /// At least once.
+    Required,
+    /// This one.
+    Named(String),
 }
 
 /// Where a prompt's tokens come from.
@@ -106,6 +131,12 @@ pub(crate) struct OutputRules {
     pub(crate) prompt_logprobs: Option<u32>,
     pub(crate) return_token_ids: bool,
     pub(crate) skip_special_tokens: bool,
+    /// Reasoning and tool calls are told apart from content.
+    pub(crate) is_parsed: bool,
+    /// Reasoning is part of the answer.
+    pub(crate) include_reasoning: bool,
+    /// The answer may call tools.
+    pub(crate) has_tools: bool,
 }
 
 /// How the answer travels.
@@ -169,14 +200,36 @@ pub(crate) struct RankedToken {
     pub(crate) text: String,
 }
 
-/// New text of one choice, with the tokens it was made of.
+/// What is new of one choice, with the tokens it was made of.
 #[derive(Clone, Debug)]
 pub(crate) struct ChoiceDelta {
     pub(crate) choice: u32,
-    pub(crate) text: String,
+    pub(crate) parts: Vec<OutputPart>,
     pub(crate) tokens: Vec<OutputToken>,
     /// Present on the choice's last delta.
     pub(crate) finish: Option<Finish>,
+    /// Whether the choice has called a tool by now.
+    pub(crate) has_tool_calls: bool,
+}
+
+/// A piece of an answer. Pieces of one kind that follow each other are one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum OutputPart {
+    Content(String),
+    Reasoning(String),
+    ToolCallStart { index: usize, id: String, name: String },
+    ToolCallArguments { index: usize, fragment: String },
+}
+
+impl ChoiceDelta {
+    /// The new content. What is not parsed is all content.
+    pub(crate) fn content(&self) -> &str {
+        let content = self.parts.iter().find_map(|part| match part {
+            OutputPart::Content(text) => Some(text.as_str()),
+            _ => None,
+        });
+        content.unwrap_or_default()
+    }
 }
 
 /// One token of the answer.
@@ -242,6 +295,8 @@ pub(crate) struct CacheUsage {
     pub(crate) prompt_index: Option<u32>,
     pub(crate) num_prompt_tokens: u64,
     pub(crate) prefix: PrefixReport,
+    /// Of the completion's tokens those up to the end of the reasoning.
+    pub(crate) num_reasoning_tokens: u64,
 }
 
 /// A whole answer: its events, folded. The streamed and the unstreamed answer are the same by construction.
@@ -256,8 +311,35 @@ pub(crate) struct Answer {
 #[derive(Debug, Default)]
 pub(crate) struct AnswerChoice {
     pub(crate) text: String,
+    pub(crate) reasoning: String,
+    pub(crate) tool_calls: Vec<ToolCall>,
     pub(crate) tokens: Vec<OutputToken>,
     pub(crate) finish: Option<Finish>,
+}
+
+/// One call of a finished choice.
+#[derive(Debug)]
+pub(crate) struct ToolCall {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) arguments: String,
+}
+
+impl AnswerChoice {
+    fn push(&mut self, part: OutputPart) {
+        match part {
+            OutputPart::Content(text) => self.text.push_str(&text),
+            OutputPart::Reasoning(text) => self.reasoning.push_str(&text),
+            OutputPart::ToolCallStart { id, name, .. } => {
+                self.tool_calls.push(ToolCall { id, name, arguments: String::new() });
+            }
+            OutputPart::ToolCallArguments { index, fragment } => {
+                if let Some(call) = self.tool_calls.get_mut(index) {
+                    call.arguments.push_str(&fragment);
+                }
+            }
+        }
+    }
 }
 
 impl Answer {
@@ -271,7 +353,7 @@ impl Answer {
                     self.choices.resize_with(index + 1, AnswerChoice::default);
                 }
                 let choice = &mut self.choices[index];
-                choice.text.push_str(&delta.text);
+                delta.parts.into_iter().for_each(|part| choice.push(part));
                 choice.tokens.extend(delta.tokens);
                 choice.finish = delta.finish.or(choice.finish.take());
             }

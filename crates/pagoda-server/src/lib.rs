@@ -19,6 +19,7 @@
 
 mod activity;
 mod body;
+mod calls;
 mod choice;
 mod config;
 mod connection;
@@ -35,6 +36,7 @@ mod keys;
 mod listener;
 mod metrics;
 mod model;
+mod parsing;
 mod prefix_log;
 mod prompt;
 mod prompt_logprobs;
@@ -46,9 +48,10 @@ mod socket;
 mod sse;
 mod state;
 mod submit;
+mod thinking;
 mod token_rules;
 
-pub use config::{ConnectionLimits, DrainLimits, RequestLimits, ServerConfig};
+pub use config::{AutoToolChoice, ConnectionLimits, DrainLimits, RequestLimits, ServerConfig};
 pub use embedding::{EmbedFunction, EmbeddingError, EmbeddingSource, LoadFunction, LoadedEncoder};
 pub use keys::{ApiKeys, KeyError, KeyRole, MAX_KEY_LEN, MIN_KEY_LEN};
 pub use listener::{DrainReport, listen};

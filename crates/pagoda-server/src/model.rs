@@ -9,6 +9,7 @@ use pagoda_text::{ChatTemplate, GrammarCompiler, GrammarOptions, Tokenizer};
 
 use crate::ServerConfig;
 use crate::metrics::Metrics;
+use crate::parsing::ModelParsing;
 use crate::prefix_log::PrefixLog;
 
 /// What comes with each token.
@@ -58,6 +59,8 @@ pub(crate) struct ServedModel {
     pub(crate) engine: EngineHandle<TokenPayload>,
     pub(crate) tokenizer: Arc<Tokenizer>,
     pub(crate) chat_template: Option<ChatTemplate>,
+    /// What its template shows of tools and reasoning.
+    pub(crate) parsing: ModelParsing,
     pub(crate) stop_token_ids: Arc<[u32]>,
     pub(crate) sampling_defaults: SamplingDefaults,
     /// Compiles what answers must be; `None` for a vocabulary that cannot be laid out.
@@ -85,6 +88,7 @@ impl ServedModel {
         }
         ServedModel {
             grammars: grammars.ok(),
+            parsing: ModelParsing::new(model.chat_template.as_ref(), &model.tokenizer),
             engine: model.engine,
             tokenizer: model.tokenizer,
             chat_template: model.chat_template,

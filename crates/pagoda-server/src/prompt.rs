@@ -127,6 +127,7 @@ pub(crate) fn render(mut chat: ChatPrompt, model: &ServedModel) -> Result<String
     let Some(template) = &model.chat_template else {
         return Err(ApiError::unsupported("messages", "the model has no chat template; use /v1/completions"));
     };
+    let tools = model.parsing.prepare(&mut chat.messages, chat.tools);
     if template.content_support().strings {
         messages::join_parts(&mut chat.messages);
     } else {
@@ -134,7 +135,7 @@ pub(crate) fn render(mut chat: ChatPrompt, model: &ServedModel) -> Result<String
     }
     let input = ChatTemplateInput {
         messages: &chat.messages,
-        tools: chat.tools.as_ref(),
+        tools: tools.as_ref(),
         documents: None,
         add_generation_prompt: chat.add_generation_prompt,
         continue_final_message: chat.continue_final_message,

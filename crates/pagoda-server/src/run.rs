@@ -83,7 +83,10 @@ impl GenerationRun {
         for prompt in &self.prompts {
             usage.num_prompt_tokens += prompt.token_ids.len() as u64;
             usage.num_cached_tokens += prompt.prefix.map_or(0, |prefix| u64::from(prefix.num_cached_tokens));
-            usage.num_completion_tokens += prompt.choices.iter().map(|choice| choice.num_tokens).sum::<u64>();
+            for choice in &prompt.choices {
+                usage.num_completion_tokens += choice.num_tokens;
+                usage.num_reasoning_tokens += choice.num_reasoning_tokens();
+            }
         }
         usage.cache = self.cache_usage();
         usage
@@ -290,6 +293,7 @@ fn submit_prompt(
     // Started only now: a refused request is not an aborted one.
     let clock = RequestClock::start(model, num_prompt_tokens, generation.n, max_tokens);
     let output = generation.output;
+    let rules = ChoiceRules::new(generation, model, &prompt.text);
     let echo = match (output.echo, output.logprobs) {
         (false, _) => Echo::Nothing,
         (true, false) => Echo::Text { text: prompt.text },
@@ -303,7 +307,6 @@ fn submit_prompt(
         Echo::Nothing => 0,
         Echo::Text { text } | Echo::TextAndLogprobs { text, .. } => text.chars().count(),
     };
-    let rules = ChoiceRules::new(generation, &model.tokenizer);
     let first = index * generation.n;
     let choices = (first..first + generation.n).map(|index| ChoiceText::new(index, offset, &rules)).collect();
     Ok(PromptRun {

@@ -39,6 +39,8 @@ impl Default for DetokenizeOptions {
 pub struct Detokenizer {
     tokenizer: Arc<Tokenizer>,
     skip_special_tokens: bool,
+    /// Control tokens that are not left out: markup that the text's reader looks for.
+    kept_ids: Arc<[u32]>,
     /// The next byte, if a space, is dropped.
     at_stripped_start: bool,
     /// The bytes of a character begun: at most three, all of a valid prefix.
@@ -50,7 +52,14 @@ impl Detokenizer {
     pub fn new(tokenizer: Arc<Tokenizer>, options: DetokenizeOptions) -> Self {
         let at_stripped_start = options.position == TextPosition::Start && tokenizer.strips_leading_space();
         let skip_special_tokens = options.skip_special_tokens;
-        Self { tokenizer, skip_special_tokens, at_stripped_start, pending: Vec::new() }
+        let kept_ids = Arc::new([]);
+        Self { tokenizer, skip_special_tokens, kept_ids, at_stripped_start, pending: Vec::new() }
+    }
+
+    /// Shows these control tokens even if others are left out.
+    pub fn keeping(mut self, kept_ids: &Arc<[u32]>) -> Self {
+        self.kept_ids = Arc::clone(kept_ids);
+        self
     }
 
     /// The text that `id` completes; often empty within a character of several tokens.
@@ -62,7 +71,7 @@ impl Detokenizer {
 
     /// Appends the text that `id` completes to `text`.
     pub fn push_into(&mut self, id: u32, text: &mut String) {
-        if self.skip_special_tokens && self.tokenizer.is_special(id) {
+        if self.skip_special_tokens && self.tokenizer.is_special(id) && !self.kept_ids.contains(&id) {
             return;
         }
         let mut bytes = self.tokenizer.token_bytes(id);

@@ -10,6 +10,8 @@
 //!   bytes of every token, and `decode` is by definition the lossy UTF-8 reading of those bytes.
 //! * [`Detokenizer`] gives the same text one token at a time, complete characters only, in constant time per token.
 //! * [`StopMatcher`] cuts that text at the stop string that completes first, whatever the split into deltas.
+//! * [`ReasoningParser`] and [`ToolCallParser`] tell reasoning, content and tool calls of that text apart; what each looks
+//!   for is found out by rendering the model's template ([`ReasoningTags`], [`ToolSupport`]).
 //! * [`ChatTemplate`] renders a conversation with the model's own Jinja template, byte for byte as Python's `transformers`
 //!   does.
 //!
@@ -23,13 +25,17 @@
 //! cap in bytes, templates a cap on steps, and whatever the libraries underneath panic on becomes a typed error. No tokenizer error quotes a prompt. A process that prints panics should leave
 //! out those for which [`is_within_panic_boundary`] holds: they are handled, and may quote a prompt.
 
+mod answer;
 mod chat;
 mod detokenizer;
 mod grammar;
 mod guard;
+mod reasoning;
 mod stop;
 mod tokenizer;
+mod tools;
 
+pub use answer::{AnswerDelta, AnswerParser};
 pub use chat::{
     ChatTemplate, ChatTemplateInput, ContentSupport, SpecialTokens, TemplateError, TemplateLimits,
     TemplateSources, ToolsFirstPrompt, ToolsOrder,
@@ -40,5 +46,10 @@ pub use grammar::{
     Matcher, SchemaBounds, SchemaError, bounded,
 };
 pub use guard::is_within_panic_boundary;
+pub use reasoning::{ReasoningDelta, ReasoningParser, ReasoningTags};
 pub use stop::{StopMatcher, StopOutput};
 pub use tokenizer::{EncodeOptions, GgufVocab, Tokenizer, TokenizerError, TokenizerLimits, TokenizerSource};
+pub use tools::{
+    Announce, Otherwise, Tool, ToolCallParser, ToolDelta, ToolFormat, ToolGrammar, ToolGrammarError, ToolSet,
+    ToolSupport,
+};

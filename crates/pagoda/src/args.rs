@@ -116,6 +116,10 @@ pub(crate) struct ServeArgs {
     /// Seconds of silence after which a stream sends a comment.
     #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) sse_keep_alive: u64,
+    /// What a tool_choice of auto means, and none at all: auto leaves it to the model, required makes it call a tool. For
+    /// weak models, which else answer agents with text.
+    #[arg(long, default_value = "auto", value_parser = ["auto", "required"])]
+    pub(crate) tool_choice_auto: String,
 
     /// File with one API key per line; empty lines and lines starting with # are skipped.
     #[arg(long, value_name = "FILE")]

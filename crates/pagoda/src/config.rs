@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use pagoda_backend_cpu::{Arithmetic, CpuOptions, Isa};
 use pagoda_engine::EngineConfig;
 use pagoda_model::{Checkpoint, MemoryBudget, ModelConfig, RunnerConfig, kv_bytes_per_block};
-use pagoda_server::{ApiKeys, ServerConfig};
+use pagoda_server::{ApiKeys, AutoToolChoice, ServerConfig};
 
 use crate::args::ServeArgs;
 use crate::pull::bytes_text;
@@ -85,6 +85,9 @@ impl ListenConfig {
         server.cors_origins = args.cors_origin.clone();
         server.tools_first = args.tools_first;
         server.requests.sse_keep_alive = Duration::from_secs(args.sse_keep_alive);
+        if args.tool_choice_auto == "required" {
+            server.auto_tool_choice = AutoToolChoice::Required;
+        }
         server.drain.drain_timeout = Duration::from_secs(args.drain_timeout);
         Ok(ListenConfig { address: SocketAddr::new(args.host, args.port), server, is_open_to_others })
     }

@@ -20,5 +20,5 @@ fn every_check_of_the_python_script_passes() {
         &model,
         &["--max-model-len", "2048", "--api-key-file", key_file.to_str().unwrap()],
     );
-    run_checks(&python, "openai_sdk.py", &[open.url(), guarded.url(), key.to_owned()], 15);
+    run_checks(&python, "openai_sdk.py", &[open.url(), guarded.url(), key.to_owned()], 18);
 }

@@ -12,8 +12,12 @@ use support::scripted::{Cast, ScriptedServer};
 fn every_check_of_the_python_script_passes() {
     let (Some(model), Some(python)) = (support::real_model(), support::test_python()) else { return };
     let Some(template) = support::test_cache("templates/Qwen-Qwen2.5-7B-Instruct.jinja") else { return };
-    let cast =
-        Cast { model: &model, template: Some(&template), names: &["org/scripted"], max_model_len: 8192 };
+    let cast = Cast {
+        model: &model,
+        template: Some(&template),
+        names: &["org/scripted", "gpt-4o-mini"],
+        max_model_len: 8192,
+    };
     let server = ScriptedServer::start(&cast);
     run_checks(&python, "openai_scripted.py", &[server.url(), server.stage.to_string()], 1);
 }

@@ -34,6 +34,7 @@ pub(crate) fn read(mut body: Fields, context: &ReadContext<'_>) -> Result<Genera
         num_logprobs,
         echo: body.bool("echo")?.unwrap_or(false),
         is_continuation: true,
+        is_parsed: false,
     };
     parameters::generation(body, context, part)
 }
@@ -171,7 +172,7 @@ pub(crate) fn chunks(head: &AnswerHead, event: &GenerationEvent, so_far: Usage) 
         GenerationEvent::Prompt(prompt) => prompt_choices(head, prompt).into_iter().map(chunk).collect(),
         GenerationEvent::Delta(delta) => vec![chunk(Choice {
             index: delta.choice,
-            text: &delta.text,
+            text: delta.content(),
             logprobs: logprobs(head, delta.tokens.iter()),
             finish_reason: delta.finish.as_ref().map(Finish::reason),
             stop_reason: StopReason(delta.finish.as_ref()),

@@ -8,15 +8,16 @@ pub(crate) mod messages;
 mod parameters;
 mod prompt_logprobs;
 mod structured;
+mod tools;
 pub(crate) mod usage;
 
 use serde::Serialize;
 
-use crate::RequestLimits;
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::generation::{Answer, AnswerHead, Generation, GenerationEvent, Usage};
 use crate::model::SamplingDefaults;
+use crate::{AutoToolChoice, RequestLimits};
 
 /// What a dialect must know to read a body.
 pub(crate) struct ReadContext<'a> {
@@ -27,6 +28,8 @@ pub(crate) struct ReadContext<'a> {
     pub(crate) tools_first: bool,
     /// Used when the client gives no seed.
     pub(crate) random_seed: u64,
+    /// What a `tool_choice` of `auto`, or none, means.
+    pub(crate) auto_tool_choice: AutoToolChoice,
 }
 
 /// The wire formats of generations.

@@ -17,6 +17,8 @@ pub(super) struct DialectPart {
     pub(super) num_logprobs: Option<u32>,
     pub(super) echo: bool,
     pub(super) is_continuation: bool,
+    /// Reasoning and tool calls are told apart from content.
+    pub(super) is_parsed: bool,
 }
 
 /// Reads the shared fields and puts the generation together.
@@ -48,6 +50,9 @@ pub(super) fn generation(
         output: OutputRules {
             echo: part.echo,
             is_continuation: part.is_continuation,
+            is_parsed: part.is_parsed,
+            include_reasoning: fields.bool("include_reasoning")?.unwrap_or(true),
+            has_tools: false,
             logprobs: part.num_logprobs.is_some(),
             prompt_logprobs,
             return_token_ids: fields.bool("return_token_ids")?.unwrap_or(false),
@@ -58,6 +63,8 @@ pub(super) fn generation(
         cache_salt: fields.string("cache_salt", limits.max_cache_salt_bytes)?.unwrap_or_default(),
         token_rules: token_rules(&mut fields, context)?,
         truncation: truncation(&mut fields)?,
+        tools: None,
+        thinking_budget: None,
     })
 }
 

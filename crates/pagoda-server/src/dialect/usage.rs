@@ -11,6 +11,12 @@ pub(super) struct UsageFields {
     completion_tokens: u64,
     total_tokens: u64,
     prompt_tokens_details: PromptTokensDetails,
+    completion_tokens_details: CompletionTokensDetails,
+}
+
+#[derive(Serialize)]
+struct CompletionTokensDetails {
+    reasoning_tokens: u64,
 }
 
 #[derive(Serialize)]
@@ -70,6 +76,9 @@ impl From<Usage> for UsageFields {
             prompt_tokens_details: PromptTokensDetails {
                 cached_tokens: usage.num_cached_tokens,
                 cache_miss: usage.cache.map(CacheMissFields::from),
+            },
+            completion_tokens_details: CompletionTokensDetails {
+                reasoning_tokens: usage.num_reasoning_tokens,
             },
         }
     }

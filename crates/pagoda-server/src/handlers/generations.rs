@@ -11,6 +11,7 @@ use http::{HeaderValue, header};
 
 use crate::RequestLimits;
 use crate::body;
+use crate::calls;
 use crate::constraint;
 use crate::dialect::{Dialect, ReadContext};
 use crate::error::ApiError;
@@ -25,6 +26,7 @@ use crate::run::GenerationRun;
 use crate::sse::SseBody;
 use crate::state::{ServerState, unix_seconds};
 use crate::submit::SubmitContext;
+use crate::thinking;
 
 pub(crate) async fn chat(
     State(state): State<Arc<ServerState>>,
@@ -61,19 +63,15 @@ struct Prepared {
 impl Prepared {
     /// Compiles what the answers must be. They may be as long as the longest prompt leaves room for.
     fn constrain(&mut self, model: &ServedModel, context: SubmitContext) -> Result<(), ApiError> {
-        let rules = &self.generation.token_rules;
-        let Some(spec) = &self.generation.constraint else {
-            for prompt in &mut self.prompts {
-                prompt.constraint = rules.around(None, &model.tokenizer);
-            }
-            return Ok(());
-        };
         let longest = self.prompts.iter().map(|prompt| prompt.token_ids.len()).max().unwrap_or(0);
         let room = model.max_model_len.saturating_sub(longest);
         let room = room.min(usize::try_from(self.generation.max_tokens).unwrap_or(usize::MAX));
-        let grammar = constraint::compile(spec, model, room, context)?;
+        let spec = calls::constraint(&self.generation, model, room)?;
+        let grammar = spec.map(|spec| constraint::compile(&spec, model, room, context)).transpose()?;
         for prompt in &mut self.prompts {
-            prompt.constraint = rules.around(Some(constraint::constraint(&grammar)), &model.tokenizer);
+            let answer = grammar.as_ref().map(constraint::constraint);
+            let answer = thinking::around(&self.generation, model, &prompt.text, answer);
+            prompt.constraint = self.generation.token_rules.around(answer, &model.tokenizer);
         }
         Ok(())
     }
@@ -135,6 +133,7 @@ fn read_and_prepare(
         vocab_size: model.tokenizer.vocab_size(),
         tools_first: state.config.tools_first,
         random_seed: random_seed(),
+        auto_tool_choice: state.config.auto_tool_choice,
     };
     let mut generation = dialect.read(fields, &context)?;
     state.check_model_name(generation.model.as_deref())?;

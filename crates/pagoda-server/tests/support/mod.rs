@@ -31,14 +31,14 @@ pub const VOCAB_SIZE: usize = 259;
 const TEMPLATE: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n\
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
-static TOKENIZER: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| Arc::new(byte_tokenizer()));
+static TOKENIZER: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| Arc::new(byte_tokenizer(&[])));
 
 pub fn tokenizer() -> Arc<Tokenizer> {
     Arc::clone(&TOKENIZER)
 }
 
-/// One token per byte, with the byte as its id, and three control tokens behind them.
-fn byte_tokenizer() -> Tokenizer {
+/// One token per byte, with the byte as its id, and three control tokens behind them, then `further` ones.
+pub fn byte_tokenizer(further: &[&str]) -> Tokenizer {
     let mut vocab = Map::new();
     let mut num_shifted = 0;
     for byte in 0..=255u32 {
@@ -49,7 +49,7 @@ fn byte_tokenizer() -> Tokenizer {
     }
     let specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
     let added: Vec<Value> = (256..)
-        .zip(specials)
+        .zip(specials.iter().chain(further).copied())
         .map(|(id, content): (u32, _)| {
             json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
                 "normalized": false, "special": true})
@@ -73,6 +73,8 @@ pub struct Setup {
     pub source: Box<dyn FnMut(SampleContext<'_>) -> u32 + Send>,
     pub delay: Duration,
     pub faults: FaultPlan,
+    pub template: String,
+    pub tokenizer: Arc<Tokenizer>,
 }
 
 impl Setup {
@@ -81,6 +83,14 @@ impl Setup {
         let mut script: Vec<u32> = text.bytes().map(u32::from).collect();
         script.push(END);
         Setup::from(ScriptSource(script))
+    }
+
+    /// As `saying`, with special tokens that are written out in the text read as such.
+    pub fn saying_with(text: &str, specials: &[&str]) -> Self {
+        let tokenizer = Arc::new(byte_tokenizer(specials));
+        let mut script = tokenizer.encode(text, false).unwrap();
+        script.push(END);
+        Setup { tokenizer, ..Setup::from(ScriptSource(script)) }
     }
 
     /// The model's answer depends on everything before it, the seed and the choice; it ends by length.
@@ -104,6 +114,8 @@ impl Setup {
             source: Box::new(move |context| source.choose(context).expect("these sources never fail")),
             delay: Duration::ZERO,
             faults: FaultPlan::new(),
+            template: TEMPLATE.into(),
+            tokenizer: tokenizer(),
         }
     }
 
@@ -122,13 +134,19 @@ impl Setup {
         self
     }
 
+    /// A chat template of its own.
+    pub fn with_template(mut self, template: String) -> Self {
+        self.template = template;
+        self
+    }
+
     pub async fn start(self) -> TestServer {
         let server = Server::new(self.config).unwrap();
         let test = TestServer::listen(server).await;
         let config = TokenMemoryConfig {
             block_size: self.engine.block_size,
             num_blocks: self.engine.num_blocks,
-            vocab_size: VOCAB_SIZE as u32,
+            vocab_size: self.tokenizer.vocab_size() as u32,
         };
         let (block_size, delay) = (self.engine.block_size, self.delay);
         let executor = TokenMemoryExecutor::with_source(config, self.source)
@@ -137,8 +155,8 @@ impl Setup {
         let engine = EngineHandle::spawn(self.engine, executor).unwrap();
         test.server.attach(LoadedModel {
             engine: engine.clone(),
-            tokenizer: tokenizer(),
-            chat_template: Some(ChatTemplate::new(TEMPLATE, SpecialTokens::default()).unwrap()),
+            tokenizer: self.tokenizer,
+            chat_template: Some(ChatTemplate::new(&self.template, SpecialTokens::default()).unwrap()),
             stop_token_ids: vec![END],
             sampling_defaults: SamplingDefaults::default(),
             max_trained_len: 4096,

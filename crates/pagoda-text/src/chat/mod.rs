@@ -23,6 +23,7 @@ use serde_json::{Map, Value};
 
 pub use content::ContentSupport;
 pub use error::TemplateError;
+pub(crate) use python::{python_json, python_repr};
 pub use sources::{SpecialTokens, TemplateSources};
 pub use tools_first::{ToolsFirstPrompt, ToolsOrder};
 

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use minijinja::value::ValueKind;
+use minijinja::value::{Serde, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 
 /// Nesting beyond this is refused.
@@ -17,6 +17,19 @@ pub(crate) fn write_str(value: &Value, out: &mut impl Write) -> Result<(), Error
         ValueKind::String => Ok(out.write_str(value.as_str().unwrap_or_default())?),
         _ => write_repr(value, out, 0),
     }
+}
+
+/// `repr` of a JSON value.
+pub(crate) fn python_repr(value: &serde_json::Value) -> String {
+    let mut out = String::new();
+    let written = write_repr(&Value::from(Serde(value)), &mut out, 0);
+    written.map_or_else(|_too_deep| value.to_string(), |()| out)
+}
+
+/// `json.dumps` of a JSON value, with characters beyond ASCII as they are.
+pub(crate) fn python_json(value: &serde_json::Value) -> String {
+    let written = dump_json(&Value::from(Serde(value)), &JsonStyle::new(None));
+    written.unwrap_or_else(|_too_deep| value.to_string())
 }
 
 /// `repr(value)`: what stands within a printed list or dict.

@@ -1,5 +1,7 @@
 //! Where tests find what is too large or not ours to commit, and what they do when it is not there.
 
+#![allow(dead_code, reason = "every test file is a crate that uses its own part of it")]
+
 use std::path::PathBuf;
 
 /// `relative` within the cache: `$XDG_CACHE_HOME/pagoda`, else `~/.cache/pagoda`.

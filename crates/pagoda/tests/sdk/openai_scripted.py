@@ -182,7 +182,7 @@ def parse_gives_the_arguments_as_a_model():
 
 
 def json_mode_and_choices_hold_the_model_to_them():
-    say = '{"a": [1, {"b": null}], "c": "\\u00e9"}'
+    say = '{"a": [1, {"b": null}], "c": "\u00e9\\n"}'
     choice, _ = told_twice(say, response_format={"type": "json_object"})
     assert json.loads(choice.message.content) == json.loads(say) and choice.finish_reason == "stop"
     choice, _ = told_twice("maybe", extra_body={"structured_outputs": {"choice": ["yes", "no", "maybe"]}})
@@ -212,4 +212,17 @@ def many_at_once_do_not_mix():
     STAGE.end()
 
 
-stage.run([text_is_text])
+stage.run(
+    [
+        text_is_text,
+        a_call_is_a_call,
+        text_and_several_calls_stand_beside_each_other,
+        forced_calls_obey_their_schema,
+        what_the_grammar_forbids_cannot_be_said,
+        a_result_goes_back_to_the_model,
+        parse_gives_the_pydantic_model,
+        parse_gives_the_arguments_as_a_model,
+        json_mode_and_choices_hold_the_model_to_them,
+        many_at_once_do_not_mix,
+    ]
+)

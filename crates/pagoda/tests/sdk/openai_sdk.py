@@ -3,11 +3,14 @@
 Each check is a function; the script prints one line per check and fails at the first wrong one.
 """
 
-import json
+import asyncio
 import sys
-import urllib.request
+from typing import Literal
 
 import openai
+import pydantic
+
+import stage
 
 BASE, GUARDED, KEY = sys.argv[1], sys.argv[2], sys.argv[3]
 client = openai.OpenAI(base_url=f"{BASE}/v1", api_key="unused", max_retries=0)
@@ -16,10 +19,7 @@ QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
 
 def post(path, body):
-    headers = {"content-type": "application/json"}
-    request = urllib.request.Request(f"{BASE}{path}", json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request, timeout=120) as response:
-        return json.load(response)
+    return stage.post(BASE, path, body)
 
 
 def chat(**more):
@@ -159,8 +159,6 @@ def keys_are_checked():
 
 
 def the_async_client_serves_many_at_once():
-    import asyncio
-
     async def gather():
         async with openai.AsyncOpenAI(base_url=f"{BASE}/v1", api_key="unused") as many:
             calls = [
@@ -171,6 +169,96 @@ def the_async_client_serves_many_at_once():
 
     alone = chat().choices[0].message.content
     assert all(answer.choices[0].message.content == alone for answer in asyncio.run(gather()))
+
+
+class Booking(pydantic.BaseModel):
+    city: str
+    nights: int
+    board: Literal["none", "breakfast", "full"]
+
+
+BOOK = {
+    "type": "function",
+    "function": {"name": "book_hotel", "description": "Books a hotel.", "parameters": Booking.model_json_schema()},
+}
+CANCEL = {
+    "type": "function",
+    "function": {
+        "name": "cancel",
+        "parameters": {
+            "type": "object",
+            "properties": {"reason": {"enum": ["price", "date"]}, "urgent": {"type": "boolean"}},
+            "required": ["reason", "urgent"],
+        },
+    },
+}
+
+
+def a_weak_model_is_held_to_the_tools():
+    schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in [BOOK, CANCEL]}
+    named = {"type": "function", "function": {"name": "cancel"}}
+    for tool_choice in ["required", named]:
+        more = {"tools": [BOOK, CANCEL], "tool_choice": tool_choice, "max_tokens": 512, "seed": 5, "temperature": 0.8}
+        whole = chat(**more, extra_body={"return_token_ids": True})
+        message = whole.choices[0].message
+        calls = [(call.function.name, call.function.arguments) for call in message.tool_calls]
+        assert message.content is None and calls, whole
+        assert tool_choice == "required" or [name for name, _ in calls] == ["cancel"], whole
+        for name, arguments in calls:
+            stage.validate(arguments, schemas[name])
+        assert whole.usage.completion_tokens == len(whole.choices[0].token_ids), whole
+        rendered = post("/tokenize", {"model": MODEL, "messages": QUESTION, "tools": [BOOK, CANCEL]})
+        assert whole.usage.prompt_tokens == rendered["count"], (whole.usage, rendered["count"])
+        streamed, usage = {}, None
+        for chunk in chat(**more, stream=True, stream_options={"include_usage": True}):
+            for choice in chunk.choices:
+                for delta in choice.delta.tool_calls or []:
+                    name, text = streamed.get(delta.index, (delta.function.name, ""))
+                    streamed[delta.index] = (name, text + (delta.function.arguments or ""))
+            usage = chunk.usage or usage
+        assert [streamed[index] for index in sorted(streamed)] == calls, (streamed, calls)
+        assert usage.completion_tokens == whole.usage.completion_tokens
+
+
+def parse_fills_a_pydantic_model():
+    ask = {"model": MODEL, "messages": QUESTION, "max_tokens": 512, "temperature": 0}
+    answer = client.chat.completions.parse(**ask, response_format=Booking)
+    assert isinstance(answer.choices[0].message.parsed, Booking), answer
+    tool = openai.pydantic_function_tool(Booking)
+    answer = client.chat.completions.parse(**ask, tools=[tool], tool_choice="required")
+    assert isinstance(answer.choices[0].message.tool_calls[0].function.parsed_arguments, Booking), answer
+
+    async def ask_async():
+        async with openai.AsyncOpenAI(base_url=f"{BASE}/v1", api_key="unused") as many:
+            return await many.chat.completions.parse(**ask, response_format=Booking)
+
+    assert asyncio.run(ask_async()).choices[0].message.parsed == client.chat.completions.parse(
+        **ask, response_format=Booking
+    ).choices[0].message.parsed
+
+
+def embeddings_are_vectors_of_meaning():
+    texts = ["a cat", "a kitten", "the stock market"]
+    create = client.embeddings.create
+    # The package asks for base64 by itself, and decodes it.
+    answer = create(model="text-embedding-ada-002", input=texts)
+    assert [entry.index for entry in answer.data] == [0, 1, 2]
+    cat, kitten, market = (entry.embedding for entry in answer.data)
+    dot = lambda a, b: sum(x * y for x, y in zip(a, b))
+    assert len(cat) == 384 and abs(dot(cat, cat) - 1) < 1e-4
+    assert dot(cat, kitten) > dot(cat, market) + 0.3
+    floats = create(model="text-embedding-3-small", input="a cat", encoding_format="float").data[0].embedding
+    assert dot(floats, cat) > 0.9999
+    short = create(model="text-embedding-3-small", input="a cat", dimensions=64).data[0].embedding
+    assert len(short) == 64 and abs(dot(short, short) - 1) < 1e-4
+    assert answer.usage.prompt_tokens == answer.usage.total_tokens >= 3 * len(texts), answer.usage
+
+    async def ask_async():
+        async with openai.AsyncOpenAI(base_url=f"{BASE}/v1", api_key="unused") as many:
+            return await asyncio.gather(*(many.embeddings.create(model="any", input=text) for text in texts))
+
+    for one, together in zip(asyncio.run(ask_async()), answer.data):
+        assert dot(one.data[0].embedding, together.embedding) > 0.9999
 
 
 CHECKS = [
@@ -189,8 +277,9 @@ CHECKS = [
     errors_are_the_sdks_own_classes,
     keys_are_checked,
     the_async_client_serves_many_at_once,
+    a_weak_model_is_held_to_the_tools,
+    parse_fills_a_pydantic_model,
+    embeddings_are_vectors_of_meaning,
 ]
 
-for check in CHECKS:
-    check()
-    print(f"ok {check.__name__}", flush=True)
+stage.run(CHECKS)

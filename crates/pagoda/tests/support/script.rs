@@ -9,7 +9,13 @@ pub(crate) fn run_checks(program: &Path, script: &str, arguments: &[String], num
     let output = Command::new(program)
         .arg(folder.join(script))
         .args(arguments)
+        // Some packages look for updates when they are loaded: nothing but loopback is reached.
+        .envs(
+            ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"]
+                .map(|name| (name, "http://127.0.0.1:9")),
+        )
         .env("NO_PROXY", "127.0.0.1")
+        .env("no_proxy", "127.0.0.1")
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .output()
         .unwrap();

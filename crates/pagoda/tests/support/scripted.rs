@@ -136,6 +136,7 @@ fn engine(cast: &Cast<'_>, script: &Arc<Script>) -> (EngineHandle<pagoda_server:
         max_num_batched_tokens: 512,
         max_model_len: cast.max_model_len,
         max_queued_requests: 64,
+        vocab_size: script.tokenizer.vocab_size(),
         ..EngineConfig::default()
     };
     let script = Arc::clone(script);

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::schema_args::SchemaArgs;
+
 /// PagedAttention LLM inference server with an OpenAI-compatible API.
 #[derive(Debug, Parser)]
 #[command(name = "pagoda", version, propagate_version = true)]
@@ -116,6 +118,9 @@ pub(crate) struct ServeArgs {
     /// Seconds of silence after which a stream sends a comment.
     #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) sse_keep_alive: u64,
+
+    #[command(flatten)]
+    pub(crate) schema: SchemaArgs,
 
     /// File with one API key per line; empty lines and lines starting with # are skipped.
     #[arg(long, value_name = "FILE")]

@@ -51,7 +51,9 @@ fn ask_for_shapes(
                             .unwrap_or_else(|error| panic!("{name}: {error}: {text}"));
                         let validator =
                             jsonschema::options().should_validate_formats(true).build(&schema).unwrap();
-                        assert!(validator.is_valid(&value), "{name}: {text}");
+                        let errors: Vec<String> =
+                            validator.iter_errors(&value).map(|error| error.to_string()).collect();
+                        assert!(errors.is_empty(), "{name}: {errors:?}: {text}");
                         *num_ended.lock().unwrap() += 1;
                     } else {
                         println!("{name} was cut: {text}");

@@ -3,6 +3,8 @@
 //!
 //! `PAGODA_FUZZ_REQUESTS` sets how many are tried.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod byte_vocab;
 mod cruel_sources;
 mod rng;

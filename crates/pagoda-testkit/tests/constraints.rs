@@ -1,5 +1,7 @@
 //! A constraint restricts its own sequence, ends it exactly at the end of its value, and fails it alone.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! Every text that a grammar's masks allow is one of the grammar, and the value ends exactly where the matcher says so.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod byte_vocab;
 mod rng;
 mod schema_shapes;

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::schema_args::SchemaArgs;
+
 /// PagedAttention LLM inference server with an OpenAI-compatible API.
 #[derive(Debug, Parser)]
 #[command(name = "pagoda", version, propagate_version = true)]
@@ -120,6 +122,9 @@ pub(crate) struct ServeArgs {
     /// weak models, which else answer agents with text.
     #[arg(long, default_value = "auto", value_parser = ["auto", "required"])]
     pub(crate) tool_choice_auto: String,
+
+    #[command(flatten)]
+    pub(crate) schema: SchemaArgs,
 
     /// File with one API key per line; empty lines and lines starting with # are skipped.
     #[arg(long, value_name = "FILE")]

@@ -71,6 +71,7 @@ impl ListenConfig {
         };
         let mut server = ServerConfig::new(names);
         server.accept_any_model = args.accept_any_model;
+        server.schema_bounds = args.schema.bounds();
         if let Some(file) = &args.api_key_file {
             server.api_keys = read_keys(file)?;
         }

@@ -12,6 +12,7 @@ mod embedding;
 mod environment;
 mod memory;
 mod pull;
+mod schema_args;
 mod serve;
 mod text;
 mod wire;

@@ -13,9 +13,10 @@ use pagoda_backend::WeightFormat;
 use pagoda_backend_cpu::{CpuBackend, CpuOptions, Isa};
 use pagoda_engine::{
     CacheSalt, Engine, EngineConfig, EngineEvent, Executor, ExecutorError, Request, RequestEvent, RequestId,
-    SamplingParams, StepOutcome, StepOutput, StepPlan, StopCriteria, TokenLogprobs,
+    SamplingParams, StepOutcome, StepOutput, StepPlan, StopCriteria, TokenConstraint, TokenLogprobs,
 };
 use pagoda_model::{Checkpoint, ModelRunner, RunnerConfig};
+use pagoda_testkit::WalkConstraint;
 use support::rng::Rng;
 
 type Payload = Option<TokenLogprobs>;
@@ -49,6 +50,7 @@ struct Totals {
     cached_tokens: u64,
     chunked_prompts: u64,
     parallel_samples: u64,
+    constrained: u64,
 }
 
 fn bits(token: u32, extra: &Payload) -> TokenBits {
@@ -170,8 +172,13 @@ fn random_request(rng: &mut Rng, vocab_size: u32, max_prompt: usize, max_tokens:
         priority: rng.range(0, 2) as i32,
         cache_salt: CacheSalt::default(),
         prompt_logprobs: None,
-        constraint: None,
+        constraint: rng.chance(3).then(|| constraint(rng, vocab_size)),
     }
+}
+
+/// Values of some tokens; what is allowed depends on every token before.
+fn constraint(rng: &mut Rng, vocab_size: u32) -> Box<dyn TokenConstraint> {
+    Box::new(WalkConstraint::new(rng.next(), vocab_size, rng.range(2, 14) as u32))
 }
 
 /// Sizes of a family of trials.
@@ -256,6 +263,7 @@ impl Trials<'_> {
         totals.trials += 1;
         totals.neighbours += rough.others.len() as u64;
         totals.parallel_samples += u64::from(request.num_sequences > 1);
+        totals.constrained += u64::from(request.constraint.is_some());
         let budget = rough.max_num_batched_tokens.max(MAX_NUM_SEQS);
         totals.chunked_prompts += u64::from(request.prompt.len() > budget);
     }
@@ -326,6 +334,10 @@ fn a_thousand_requests_give_the_same_bits_alone_and_in_any_company() {
     assert!(
         10 * totals.parallel_samples > num_trials,
         "too few requests with n > 1 to prove anything: {totals:?}"
+    );
+    assert!(
+        10 * totals.constrained > num_trials,
+        "too few constrained requests to prove anything: {totals:?}"
     );
 }
 

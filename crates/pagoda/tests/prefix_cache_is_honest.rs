@@ -67,7 +67,7 @@ fn requests() -> Vec<Vec<Value>> {
         said("tool", "{\"status\": \"OK\"}"),
         said("user", "And what is my name?"),
     ];
-    let until = |system: &Value, end: usize| [&[system.clone()], &turns[..end]].concat();
+    let until = |system: &Value, end: usize| [std::slice::from_ref(system), &turns[..end]].concat();
     vec![until(&before, 1), until(&before, 4), until(&after, 4), until(&after, 7), until(&after, 10)]
 }
 

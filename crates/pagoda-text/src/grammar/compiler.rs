@@ -228,10 +228,10 @@ fn top_level(source: &GrammarSource, bounds: &SchemaBounds) -> Result<TopLevelGr
             return Err(malformed("a text is empty"));
         }
         GrammarSource::Choice(texts) => {
-            // A JSON string is a string of Lark.
+            // A JSON string is a string of Lark. As a terminal they are one automaton, as a rule one item each per step.
             let texts: Vec<String> =
                 texts.iter().map(|text| Value::from(text.as_str()).to_string()).collect();
-            TopLevelGrammar::from_lark(format!("start: {}", texts.join(" | ")))
+            TopLevelGrammar::from_lark(format!("start: CHOICE\nCHOICE: {}", texts.join(" | ")))
         }
         GrammarSource::Lark(text) => TopLevelGrammar::from_lark(text.clone()),
     })

@@ -10,6 +10,9 @@ use super::place::Place;
 
 /// Largest `minItems`; a larger `maxItems` counts as this.
 const MAX_COUNT: usize = 4096;
+/// Most optional properties of one object: each may come next, so that a step looks at all of them (4,000 took longer than
+/// 50 ms).
+const MAX_OPTIONAL: usize = 256;
 /// How many items of an open array the room is shared out for.
 const ITEMS_WEIGHT: usize = 4;
 /// Longest repetition in the pattern of a key that sets no limit.
@@ -85,6 +88,9 @@ impl Layout<'_> {
             return self.open_object((properties, required, patterns), (min, max), map, place);
         }
         fit(&mut properties, &mut required, (min, max), place)?;
+        if properties.len() - required.len() > MAX_OPTIONAL {
+            return Err(place.key("properties").wrong(format!("has more than {MAX_OPTIONAL} optional ones")));
+        }
         Ok(json!({
             "type": "object", "properties": properties, "required": required, "additionalProperties": false
         }))

@@ -61,7 +61,7 @@ pub(super) fn types(map: &Map<String, Value>, place: &Place) -> Result<Vec<Strin
     let has_number = types.iter().any(|name| name == "number");
     let mut seen: Vec<String> = Vec::new();
     types.retain(|name| {
-        let is_new = !seen.contains(name) && !(has_number && name == "integer");
+        let is_new = !(seen.contains(name) || has_number && name == "integer");
         seen.push(name.clone());
         is_new
     });

@@ -284,6 +284,8 @@ pub(crate) struct Usage {
     pub(crate) num_prompt_tokens: u64,
     pub(crate) num_cached_tokens: u64,
     pub(crate) num_completion_tokens: u64,
+    /// Of the completion's tokens those up to the end of the reasoning.
+    pub(crate) num_reasoning_tokens: u64,
     /// Of the prompt of which the most was not cached; `None` before any has been looked up.
     pub(crate) cache: Option<CacheUsage>,
 }
@@ -295,8 +297,6 @@ pub(crate) struct CacheUsage {
     pub(crate) prompt_index: Option<u32>,
     pub(crate) num_prompt_tokens: u64,
     pub(crate) prefix: PrefixReport,
-    /// Of the completion's tokens those up to the end of the reasoning.
-    pub(crate) num_reasoning_tokens: u64,
 }
 
 /// A whole answer: its events, folded. The streamed and the unstreamed answer are the same by construction.

@@ -223,7 +223,7 @@ mod tests {
                 .chat_templates
                 .map(|found| (found.default, found.tool_use))
         };
-        assert_eq!(templates(&[default.clone()]), Some(("D".into(), None)));
+        assert_eq!(templates(std::slice::from_ref(&default)), Some(("D".into(), None)));
         assert_eq!(templates(&[default, tool_use.clone()]), Some(("D".into(), Some("T".into()))));
         assert_eq!(templates(&[tool_use]), None);
     }

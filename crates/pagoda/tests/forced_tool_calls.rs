@@ -34,7 +34,7 @@ fn body(schemas: &[(String, Value)], index: usize) -> Value {
         "model": "tiny", "seed": index, "temperature": 1, "max_tokens": 1_600,
         "messages": [{"role": "user", "content": "Call."}],
         "tools": tools,
-        "tool_choice": if round % 2 == 0 { named } else { json!("required") },
+        "tool_choice": if round.is_multiple_of(2) { named } else { json!("required") },
         "parallel_tool_calls": round % 4 == 3,
     })
 }

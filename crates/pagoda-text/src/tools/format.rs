@@ -96,6 +96,17 @@ impl ToolFormat {
         Self::new(markup, CallSyntax::Pythonic)
     }
 
+    /// The same for text that follows a grammar: what begins a call, and what ends a value, is found only as it is written,
+    /// which is where the grammar sees it too.
+    pub(super) fn exact(&self) -> Self {
+        let mut exact = self.clone();
+        exact.trigger = self.trigger.as_ref().map(|trigger| Marker::exact(trigger.text()));
+        if let CallSyntax::Tagged(tagged) = &mut exact.syntax {
+            tagged.value_close = Marker::exact(tagged.value_close.text().trim_end());
+        }
+        exact
+    }
+
     /// Whether one answer may hold several calls.
     pub fn has_several_calls(&self) -> bool {
         !self.between.is_blank()

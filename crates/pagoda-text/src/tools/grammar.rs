@@ -224,13 +224,20 @@ impl ToolGrammar<'_> {
         Ok(format!("({})", options.collect::<Vec<_>>().join(" | ")))
     }
 
-    /// A string as it is. It goes up to the first marker, so it cannot hold one.
+    /// A string as it is, up to the first marker that closes it.
     fn write_text(&self, rules: &mut String, rule: &str, schema: &Value, close: &str) -> String {
         let core = close.trim();
         let lead = &close[..close.len() - close.trim_start().len()];
         let trail = &close[close.trim_end().len()..];
         let terminal = rule.to_uppercase();
-        line(rules, &format!("{terminal}: {}", text_pattern(schema, core)));
+        let first = close.chars().next().unwrap_or('<');
+        line(rules, &format!("{terminal}: {}", text_pattern(schema, first)));
+        if self.first_special(core).is_some() {
+            // A special token is never part of a text.
+            let end = if lead.is_empty() { String::new() } else { quoted(lead) };
+            line(rules, &format!("{terminal}_END: {terminal} {end}"));
+            return format!("{terminal}_END {}", self.literal(&format!("{core}{trail}")));
+        }
         line(rules, &format!("{rule}[suffix={}]: {terminal}", quoted(&format!("{lead}{core}"))));
         format!("{rule} {}", self.literal(trail))
     }
@@ -302,19 +309,28 @@ impl ToolGrammar<'_> {
     }
 }
 
-/// A string within its limits, without the marker `core`.
-fn text_pattern(schema: &Value, core: &str) -> String {
+/// A string within its limits. The marker behind it begins with `first`, which therefore is no part of what must be there:
+/// so the first marker always ends a text that is long enough.
+fn text_pattern(schema: &Value, first: char) -> String {
     let number = |key: &str| schema.get(key).and_then(Value::as_u64);
-    let min = number("minLength").unwrap_or(0);
-    let max = number("maxLength").map(|max| max.to_string()).unwrap_or_default();
-    let mut pattern = format!("/(?s:.{{{min},{max}}})/ & ~/(?s:.*){}(?s:.*)/", escaped(core));
-    if let Some(wanted) = schema.get("pattern").and_then(Value::as_str) {
-        // A pattern of JSON Schema may match anywhere.
-        let open = if wanted.starts_with('^') { "" } else { "(?s:.*)" };
-        let close = if wanted.ends_with('$') && !wanted.ends_with("\\$") { "" } else { "(?s:.*)" };
-        let inner = wanted.strip_prefix('^').unwrap_or(wanted);
-        let inner = if close.is_empty() { inner.strip_suffix('$').unwrap_or(inner) } else { inner };
-        let _ = write!(pattern, " & /{open}({}){close}/", inner.replace('/', "\\/"));
+    let (min, max) = (number("minLength").unwrap_or(0), number("maxLength"));
+    let other = format!("[^{}]", escaped(&first.to_string()));
+    let Some(wanted) = schema.get("pattern").and_then(Value::as_str) else {
+        let rest = max.map(|max| max.saturating_sub(min).to_string()).unwrap_or_default();
+        return match min {
+            0 => format!("/(?s:.{{0,{rest}}})/"),
+            min => format!("/{other}{{{min}}}(?s:.{{0,{rest}}})/"),
+        };
+    };
+    // A pattern of JSON Schema may match anywhere.
+    let open = if wanted.starts_with('^') { "" } else { "(?s:.*)" };
+    let close = if wanted.ends_with('$') && !wanted.ends_with("\\$") { "" } else { "(?s:.*)" };
+    let inner = wanted.strip_prefix('^').unwrap_or(wanted);
+    let inner = if close.is_empty() { inner.strip_suffix('$').unwrap_or(inner) } else { inner };
+    let mut pattern = format!("/{open}({}){close}/ & /{other}*/", inner.replace('/', "\\/"));
+    if min > 0 || max.is_some() {
+        let max = max.map(|max| max.to_string()).unwrap_or_default();
+        let _ = write!(pattern, " & /(?s:.{{{min},{max}}})/");
     }
     pattern
 }

@@ -19,6 +19,8 @@ pub(crate) struct Marker {
     skeleton: Vec<char>,
     /// For each character of the skeleton, whether white space may stand before it.
     may_be_spaced: Vec<bool>,
+    /// White space is part of the skeleton.
+    is_exact: bool,
 }
 
 impl Marker {
@@ -36,7 +38,18 @@ impl Marker {
             skeleton.push(c);
             is_spaced = false;
         }
-        Marker { text, skeleton, may_be_spaced }
+        Marker { text, skeleton, may_be_spaced, is_exact: false }
+    }
+
+    /// A marker that is found only as it is written, white space included.
+    pub(super) fn exact(text: &str) -> Self {
+        let skeleton: Vec<char> = text.chars().collect();
+        Marker { text: text.to_owned(), may_be_spaced: vec![false; skeleton.len()], skeleton, is_exact: true }
+    }
+
+    /// Whether white space counts.
+    pub(super) fn is_exact(&self) -> bool {
+        self.is_exact
     }
 
     /// As the template writes it.
@@ -56,7 +69,7 @@ impl Marker {
 
     /// Takes the next character of a match that has come to `position`.
     pub(super) fn step(&self, position: &mut usize, c: char) -> Step {
-        if c.is_whitespace() {
+        if c.is_whitespace() && !self.is_exact {
             let may_be_spaced = self.may_be_spaced.get(*position) == Some(&true);
             return if may_be_spaced { Step::More } else { Step::Failed };
         }
@@ -88,7 +101,7 @@ impl Until {
             self.text.push(c);
             return self.cut_if_complete(marker);
         }
-        if !c.is_whitespace() && marker.step(&mut self.position, c) != Step::Failed {
+        if (marker.is_exact || !c.is_whitespace()) && marker.step(&mut self.position, c) != Step::Failed {
             self.start = self.text.len();
         }
         self.text.push(c);
@@ -112,6 +125,14 @@ mod tests {
         let (marker, mut until) = (Marker::new(marker), Until::default());
         let end = text.char_indices().find_map(|(at, c)| until.push(&marker, c).then_some(at + 1));
         end.map(|end| (until.text, end))
+    }
+
+    #[test]
+    fn an_exact_marker_is_found_as_it_is_written() {
+        let (marker, mut until) = (Marker::exact("\n</a>"), Until::default());
+        let text = "x</a>\n\n</a>";
+        let end = text.char_indices().find_map(|(at, c)| until.push(&marker, c).then_some(at + 1));
+        assert_eq!((until.text.as_str(), end), ("x</a>\n", Some(text.len())));
     }
 
     #[test]

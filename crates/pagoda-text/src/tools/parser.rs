@@ -92,8 +92,12 @@ enum Body {
 impl ToolCallParser {
     /// A parser that has seen nothing.
     pub fn new(format: &Arc<ToolFormat>, tools: &Arc<ToolSet>, announce: Announce) -> Self {
+        let format = match announce {
+            Announce::AtName => Arc::new(format.exact()),
+            Announce::WhenWhole => Arc::clone(format),
+        };
         ToolCallParser {
-            format: Arc::clone(format),
+            format,
             tools: Arc::clone(tools),
             announce,
             place: Place::Start,

@@ -122,7 +122,7 @@ fn own_text<'a>(text: &'a str, syntax: &TaggedSyntax) -> &'a str {
         _ => text,
     };
     match text.strip_suffix('\n') {
-        Some(rest) if syntax.value_close.text().starts_with('\n') => rest,
+        Some(rest) if syntax.value_close.text().starts_with('\n') && !syntax.value_close.is_exact() => rest,
         _ => text,
     }
 }

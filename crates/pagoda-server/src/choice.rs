@@ -161,7 +161,10 @@ impl ChoiceText {
         self.is_finished = finish.is_some();
         let mut deltas = self.parser.push(&text);
         if let Some(finish) = &finish {
-            deltas.extend(self.parser.finish(matches!(finish, Finish::Length | Finish::StopString(_))));
+            deltas.extend(
+                self.parser
+                    .finish(matches!(finish, Finish::Length | Finish::StopString(_) | Finish::Repetition)),
+            );
         }
         self.num_bytes_sent = self.num_bytes_passed.saturating_sub(self.parser.num_bytes_held());
         let parts = self.parts(deltas);

@@ -66,7 +66,9 @@ fn walk(tokenizer: &Tokenizer, compiler: &GrammarCompiler, lark: &str, rng: &mut
     let mut ids = Vec::new();
     let mut bits = vec![0; tokenizer.vocab_size().div_ceil(32)];
     while !matcher.is_complete() && ids.len() < 20_000 {
-        matcher.fill_mask(&mut bits).unwrap();
+        let filled = matcher.fill_mask(&mut bits);
+        filled
+            .unwrap_or_else(|error| panic!("{error} behind {:?} of\n{lark}", tokenizer.decode(&ids, false)));
         let allowed: Vec<u32> = (0..tokenizer.vocab_size() as u32)
             .filter(|id| bits[*id as usize / 32] >> (id % 32) & 1 == 1)
             .collect();

@@ -195,7 +195,7 @@ fn whole_call(call: &ToolCall) -> WholeCall<'_> {
 /// An answer that called tools ended for that, unless it was cut off.
 fn finish_reason(finish: Option<&Finish>, has_tool_calls: bool) -> Option<&'static str> {
     match finish? {
-        Finish::Length => Some(Finish::Length.reason()),
+        finish @ (Finish::Length | Finish::Repetition) => Some(finish.reason()),
         _ if has_tool_calls => Some("tool_calls"),
         finish => Some(finish.reason()),
     }

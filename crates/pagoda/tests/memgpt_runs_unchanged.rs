@@ -33,7 +33,7 @@ fn a_weak_model_keeps_the_protocol() {
     let (Some(model), Some(python)) = (support::real_model(), support::test_cache(PYTHON)) else { return };
     let Some(template) = support::test_cache(TEMPLATE) else { return };
     let template = template.to_str().unwrap();
-    let flags = ["--max-model-len", "3072", "--tool-choice-auto", "required", "--chat-template", template];
+    let flags = ["--max-model-len", "4096", "--tool-choice-auto", "required", "--chat-template", template];
     let server = Server::start(&model, &flags);
     run_checks(&python, "memgpt_smollm2.py", &[server.url()], 3);
 }

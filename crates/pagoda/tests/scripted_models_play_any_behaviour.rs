@@ -19,5 +19,5 @@ fn every_check_of_the_python_script_passes() {
         max_model_len: 8192,
     };
     let server = ScriptedServer::start(&cast);
-    run_checks(&python, "openai_scripted.py", &[server.url(), server.stage.to_string()], 1);
+    run_checks(&python, "openai_scripted.py", &[server.url(), server.stage.to_string()], 10);
 }

@@ -23,16 +23,19 @@ create = llm_api_tools.openai_chat_completions_request
 
 def watched(**arguments):
     request = arguments["chat_completion_request"]
-    if not request.tools:
-        # MemGPT sets no limit. So small a model would write its summary until the window is full again.
-        request.max_tokens = 128
+    # MemGPT sets no limit, and so small a model would now and then write until the window is full.
+    request.max_tokens = 256 if request.tools else 128
     try:
         answer = create(**arguments)
     except Exception as error:
         if llm_api_tools.is_context_overflow_error(error):
             overflows.append(error.response.json()["error"])
         raise
-    (answers if request.tools else summaries).append((request, answer))
+    if not request.tools:
+        summaries.append(answer)
+    elif answer.choices[0].finish_reason != "length":
+        answers.append((request, answer))
+    # Else the room behind the prompt was too small for a call: MemGPT makes a summary then, too.
     return answer
 
 
@@ -54,18 +57,20 @@ def every_step_is_a_valid_call():
 
 
 def overflow_is_summarised_and_the_conversation_goes_on():
-    filler = "The log of the day goes on and on, one line after the other, with nothing in it. " * 6
+    line = "The log of the day goes on and on, one line after the other, with nothing in it. "
+    _, max_model_len = window(BASE)
     for day in range(12):
-        num_answers = len(answers)
-        talk.say(f"Day {day}: {filler}")
-        assert len(answers) > num_answers, "every message is answered"
-        if summaries:
+        if answers[-1][1].usage.total_tokens > max_model_len - 800:
             break
+        talk.say(f"Day {day}: {12 * line}")
+    # More than what is left, and less than what there is once the queue has been summarised.
+    num_answers = len(answers)
+    talk.say(f"The whole week: {45 * line}")
+    assert len(answers) > num_answers, "the message is answered"
     assert summaries and overflows, "the window never filled"
     for error in overflows:
         assert error["code"] == "context_length_exceeded" and "maximum context length" in error["message"], error
-    _, summary = summaries[-1]
-    assert summary.choices[0].message.content, summary
+    assert all(summary.choices[0].message.content for summary in summaries), summaries
     assert any("have been hidden from view" in (message.text or "") for message in talk.agent._messages)
     talk.say("Good night.")
     every_step_is_a_valid_call()

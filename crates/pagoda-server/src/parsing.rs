@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pagoda_text::{
     Announce, AnswerParser, ChatTemplate, ReasoningParser, ReasoningTags, Tokenizer, ToolCallParser, ToolSet,
-    ToolSupport,
+    ToolSupport, ToolsPlace,
 };
 use serde_json::Value;
 
@@ -43,9 +43,14 @@ impl ModelParsing {
     }
 
     /// Brings a conversation into the form that the template reads; the tools to hand it.
-    pub(crate) fn prepare(&self, messages: &mut Value, tools: Option<Value>) -> Option<Value> {
+    pub(crate) fn prepare(
+        &self,
+        messages: &mut Value,
+        tools: Option<Value>,
+        place: ToolsPlace,
+    ) -> Option<Value> {
         match &self.tools {
-            Some(support) => support.prepare(messages, tools),
+            Some(support) => support.prepare(messages, tools, place),
             None => tools,
         }
     }

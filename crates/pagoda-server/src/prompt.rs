@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use pagoda_engine::TokenConstraint;
-use pagoda_text::{ChatTemplateInput, TemplateError, TokenizerError, ToolsOrder};
+use pagoda_text::{ChatTemplateInput, TemplateError, TokenizerError, ToolsOrder, ToolsPlace};
 use tokio::sync::Semaphore;
 
 use crate::dialect::messages;
@@ -127,7 +127,11 @@ pub(crate) fn render(mut chat: ChatPrompt, model: &ServedModel) -> Result<String
     let Some(template) = &model.chat_template else {
         return Err(ApiError::unsupported("messages", "the model has no chat template; use /v1/completions"));
     };
-    let tools = model.parsing.prepare(&mut chat.messages, chat.tools);
+    let place = match chat.tools_first {
+        ToolsFirst::No => ToolsPlace::BehindSystem,
+        ToolsFirst::IfPossible | ToolsFirst::Required => ToolsPlace::BeforeSystem,
+    };
+    let tools = model.parsing.prepare(&mut chat.messages, chat.tools, place);
     if template.content_support().strings {
         messages::join_parts(&mut chat.messages);
     } else {

@@ -130,9 +130,16 @@ async fn usage_so_far_comes_with_every_chunk_on_request() {
     }
 }
 
+/// Writes the tools behind everything else.
+const TOOLS_LAST: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}\
+{% for call in m.tool_calls or [] %}{{ '\n' if not loop.first }}<tool_call>\n{\"name\": \"{{ call.function.name }}\", \
+\"arguments\": {{ call.function.arguments | tojson }}}\n</tool_call>{% endfor %}<|im_end|>\n{% endfor %}\
+{% if tools %}<tools>{{ tools | tojson }}</tools>{% endif %}";
+
 #[tokio::test]
 async fn a_template_without_a_place_for_them_refuses_tools_first() {
-    let server = Setup::saying("!").with_config(|config| config.tools_first = true).start().await;
+    let setup = Setup::saying("!").with_template(TOOLS_LAST.into());
+    let server = setup.with_config(|config| config.tools_first = true).start().await;
     let tool =
         json!([{"type": "function", "function": {"name": "lookup", "parameters": {"type": "object"}}}]);
     let messages = json!([{"role": "system", "content": "be kind"}, {"role": "user", "content": "hi"}]);

@@ -51,5 +51,5 @@ pub use stop::{StopMatcher, StopOutput};
 pub use tokenizer::{EncodeOptions, GgufVocab, Tokenizer, TokenizerError, TokenizerLimits, TokenizerSource};
 pub use tools::{
     Announce, Otherwise, Tool, ToolCallParser, ToolDelta, ToolFormat, ToolGrammar, ToolGrammarError, ToolSet,
-    ToolSupport,
+    ToolSupport, ToolsPlace,
 };

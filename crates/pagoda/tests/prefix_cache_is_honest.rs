@@ -8,11 +8,8 @@ mod support;
 use serde_json::{Value, json};
 use support::server::{Server, post, request};
 
-/// A template that writes tools behind the system's text, as those of Qwen and Hermes do.
-const TEMPLATE: &str = "{%- for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}\
-{%- if m.role == 'system' and tools %}\n\n# Tools\n{% for t in tools %}\n{{ t | tojson }}{% endfor %}{% endif %}\
-{%- for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}<|im_end|>\n\
-{%- endfor %}{%- if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+/// Writes the tools behind the system's text.
+const TEMPLATE: &str = "templates/Qwen-Qwen2.5-7B-Instruct.jinja";
 
 /// What MemGPT's functions look like on the wire, with less prose.
 fn tools() -> Value {
@@ -144,22 +141,32 @@ fn replay(server: &Server, salt: &str, tools_first: bool) -> f64 {
     100.0 * total.num_cached as f64 / total.num_prompt as f64
 }
 
-fn with_template(flags: &[&str]) -> Option<(Server, tempfile::TempDir)> {
-    let model = support::real_model()?;
-    let folder = tempfile::tempdir().unwrap();
-    let template = folder.path().join("template.jinja");
-    std::fs::write(&template, TEMPLATE).unwrap();
+fn with_template(flags: &[&str]) -> Option<Server> {
+    let (model, template) = (support::real_model()?, support::test_cache(TEMPLATE)?);
     let flags = [&["--chat-template", template.to_str().unwrap()], flags].concat();
-    Some((Server::start(&model, &flags), folder))
+    Some(Server::start(&model, &flags))
+}
+
+/// The model's own template knows no tools: the generic rendering puts them where it is told to.
+#[test]
+fn a_template_without_tools_lets_them_come_first() {
+    let Some(model) = support::real_model() else { return };
+    let server = Server::start(&model, &["--max-model-len", "2048"]);
+    compare(&server);
+}
+
+/// The replay with the tools behind the system's text and before it.
+fn compare(server: &Server) {
+    let behind = replay(server, "behind", false);
+    let first = replay(server, "first", true);
+    println!("cached behind the first request: {behind:.1} %, with tools first {first:.1} %");
+    assert!(first > behind + 5.0, "an edit of the memory leaves the tools cached: {behind} %, {first} %");
 }
 
 #[test]
 fn an_agents_conversation_is_cached_to_the_token_and_every_miss_has_its_reason() {
-    let Some((server, _folder)) = with_template(&["--max-model-len", "2048"]) else { return };
-    let behind = replay(&server, "behind", false);
-    let first = replay(&server, "first", true);
-    println!("cached behind the first request: {behind:.1} %, with tools first {first:.1} %");
-    assert!(first > behind + 5.0, "an edit of the memory leaves the tools cached: {behind} %, {first} %");
+    let Some(server) = with_template(&["--max-model-len", "2048"]) else { return };
+    compare(&server);
 
     // A turn that ends in the model's own words goes on without a seam: all of it is known.
     let mut computed = Computed::default();
@@ -191,7 +198,7 @@ fn an_agents_conversation_is_cached_to_the_token_and_every_miss_has_its_reason()
 #[test]
 fn what_was_evicted_is_remembered() {
     let flags = ["--max-model-len", "512", "--kv-cache-memory", "27M"];
-    let Some((server, _folder)) = with_template(&flags) else { return };
+    let Some(server) = with_template(&flags) else { return };
     let ask = |words: &str| {
         let mut body = body(&[said("user", words)], json!({}));
         body["tools"] = Value::Null;

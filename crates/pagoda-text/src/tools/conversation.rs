@@ -4,8 +4,8 @@
 //!
 //! For a template that knows no tools. The system message gets a description of the tools and of the form of calls
 //! ([`ToolFormat::hermes`]); a call of an earlier turn stands in that form behind the turn's content; results stand in
-//! `<tool_response>` tags in a message of the user, those of one turn together. Where the template refuses a system
-//! message, the description comes before the first message of the user; where it insists on turns that alternate, messages
+//! `<tool_response>` tags in a message of the user, those of one turn together. The description comes behind the system's
+//! text or, by [`ToolsPlace`], before it. Where the template refuses a system message, the description comes before the first message of the user; where it insists on turns that alternate, messages
 //! of one role that follow each other become one.
 
 use std::collections::hash_map::DefaultHasher;
@@ -14,6 +14,7 @@ use std::hash::{Hash, Hasher};
 use serde_json::{Map, Value, json};
 
 use super::format::{CallSyntax, ToolFormat};
+use super::support::ToolsPlace;
 use crate::chat::python_json;
 
 /// What the template takes.
@@ -115,11 +116,12 @@ pub(super) fn write_generic(
     tools: Option<&Value>,
     format: &ToolFormat,
     generic: Generic,
+    place: ToolsPlace,
 ) {
     move_calls_to_content(messages, format);
     move_results_to_user(messages);
     if let Some(tools) = tools.and_then(Value::as_array) {
-        describe_tools(messages, &description(tools), generic);
+        describe_tools(messages, &description(tools), generic, place);
     }
     if generic.alternates {
         merge(messages, |_| true);
@@ -169,12 +171,12 @@ fn text_of(content: Option<&Value>) -> String {
 }
 
 /// Puts the description where the model will look for it.
-fn describe_tools(messages: &mut Value, description: &str, generic: Generic) {
+fn describe_tools(messages: &mut Value, description: &str, generic: Generic, place: ToolsPlace) {
     let Value::Array(list) = messages else { return };
     let role = if generic.has_system { "system" } else { "user" };
     let first = list.first_mut().filter(|first| first["role"] == role);
     match first {
-        Some(first) if generic.has_system => {
+        Some(first) if generic.has_system && place == ToolsPlace::BehindSystem => {
             let text = format!("{}\n\n{description}", text_of(first.get("content")));
             first["content"] = text.into();
         }

@@ -23,5 +23,5 @@ mod tool;
 pub use format::ToolFormat;
 pub use grammar::{Otherwise, ToolGrammar, ToolGrammarError};
 pub use parser::{Announce, ToolCallParser, ToolDelta};
-pub use support::ToolSupport;
+pub use support::{ToolSupport, ToolsPlace};
 pub use tool::{Tool, ToolSet};

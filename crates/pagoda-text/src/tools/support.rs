@@ -21,6 +21,16 @@ pub struct ToolSupport {
     rendering: Rendering,
 }
 
+/// Where the generic rendering describes the tools.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ToolsPlace {
+    /// Behind the system's text, as most templates do.
+    #[default]
+    BehindSystem,
+    /// Before it, so that the tools stay cached when the text is edited.
+    BeforeSystem,
+}
+
 /// Who writes tools, calls and results into the prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rendering {
@@ -64,8 +74,8 @@ impl ToolSupport {
     }
 
     /// Brings a conversation into the form that the template reads; the tools to hand it. `messages` hold arguments of
-    /// calls as objects where they are JSON.
-    pub fn prepare(&self, messages: &mut Value, tools: Option<Value>) -> Option<Value> {
+    /// calls as objects where they are JSON. `place` is for the generic rendering; a template has its own.
+    pub fn prepare(&self, messages: &mut Value, tools: Option<Value>, place: ToolsPlace) -> Option<Value> {
         match self.rendering {
             Rendering::Template(style) => {
                 if style.has_text_arguments {
@@ -81,7 +91,7 @@ impl ToolSupport {
                 tools
             }
             Rendering::Generic(generic) => {
-                conversation::write_generic(messages, tools.as_ref(), &self.format, generic);
+                conversation::write_generic(messages, tools.as_ref(), &self.format, generic, place);
                 None
             }
         }

@@ -55,6 +55,7 @@ for environment in "${environments[@]}"; do
 done
 
 bash "$here/fetch_chat_templates.sh"
+bash "$here/install_nvcc.sh"
 
 # The models are fetched by the program under test. The whole workspace is built as the tests build it: building the binary
 # alone would choose other features for its dependencies and compile them twice.

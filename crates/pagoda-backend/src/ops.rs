@@ -33,6 +33,10 @@ pub trait Backend: Sized + Send + 'static {
 
     /// Allocates a zeroed activation matrix.
     fn alloc(&mut self, max_rows: usize, width: usize) -> Result<Self::Tensor, BackendError>;
+    /// Allocates a matrix for the outputs of the lm_head, which a device may keep in a wider type than activations.
+    fn alloc_logits(&mut self, max_rows: usize, width: usize) -> Result<Self::Tensor, BackendError> {
+        self.alloc(max_rows, width)
+    }
     /// Allocates the KV cache, filled with NaN in debug builds so that a read of an unwritten slot shows.
     fn alloc_kv(&mut self, layout: KvLayout) -> Result<Self::KvCache, BackendError>;
     /// Packs matrices with equal `cols` into one, stacked along the rows (QKV, gate and up). Done once at load.

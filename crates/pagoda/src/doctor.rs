@@ -10,6 +10,7 @@ pub(crate) fn run(args: &StoreArgs) -> anyhow::Result<()> {
     println!("CPU threads    {}", std::thread::available_parallelism().map_or(1, |threads| threads.get()));
     println!("CPU features   {}", cpu_features());
     println!("memory         {} available", bytes_text(memory::available_bytes()));
+    print_gpu();
     println!("model cache    {}", store.cache.root().display());
     println!("cached models  {}", or_none(&store.cache.names()));
     for model in store.catalogue.models() {
@@ -23,6 +24,27 @@ pub(crate) fn run(args: &StoreArgs) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// The GPUs, or why there are none.
+fn print_gpu() {
+    match pagoda_backend_cuda::probe() {
+        Ok(devices) => devices.iter().for_each(|device| {
+            let (major, minor) = device.compute_capability;
+            println!(
+                "GPU            cuda:{} {}, compute capability {major}.{minor}, {} multiprocessors, {}",
+                device.ordinal,
+                device.name,
+                device.num_multiprocessors,
+                bytes_text(device.total_bytes)
+            );
+        }),
+        Err(why) => println!("GPU            none: {why}"),
+    }
+    println!(
+        "GPU kernels    {} files embedded; serving runs on the CPU",
+        pagoda_backend_cuda::embedded_kernels().len()
+    );
 }
 
 fn or_none(names: &[String]) -> String {

@@ -4,13 +4,14 @@
 use cargo_metadata::{DependencyKind, Metadata, Package};
 
 /// Every crate of the workspace, and the crates of the workspace that it may use.
-const ALLOWED: [(&str, &[&str]); 9] = [
+const ALLOWED: [(&str, &[&str]); 12] = [
     (
         "pagoda",
         &[
             "pagoda-engine",
             "pagoda-backend",
             "pagoda-backend-cpu",
+            "pagoda-backend-cuda",
             "pagoda-model",
             "pagoda-text",
             "pagoda-server",
@@ -19,6 +20,9 @@ const ALLOWED: [(&str, &[&str]); 9] = [
     ("pagoda-server", &["pagoda-engine", "pagoda-text"]),
     ("pagoda-model", &["pagoda-engine", "pagoda-backend"]),
     ("pagoda-backend-cpu", &["pagoda-backend"]),
+    ("pagoda-backend-cuda", &["pagoda-backend"]),
+    ("pagoda-conformance", &["pagoda-backend", "pagoda-backend-cpu"]),
+    ("pagoda-kernels-host", &["pagoda-backend", "pagoda-backend-cuda", "pagoda-conformance"]),
     ("pagoda-backend", &[]),
     ("pagoda-engine", &[]),
     ("pagoda-text", &[]),
@@ -27,10 +31,11 @@ const ALLOWED: [(&str, &[&str]); 9] = [
 ];
 
 /// Foreign crates that only some of ours may use.
-const CONFINED: [(&str, &[&str]); 4] = [
+const CONFINED: [(&str, &[&str]); 5] = [
     ("tokio", &["pagoda", "pagoda-server"]),
     ("axum", &["pagoda-server"]),
     ("candle-core", &["pagoda-model"]),
+    ("cudarc", &["pagoda-backend-cuda"]),
     ("anyhow", &["pagoda", "xtask"]),
 ];
 

@@ -46,17 +46,10 @@ impl<B: Backend> Workspace<B> {
         model: &ModelConfig,
         config: &RunnerConfig,
     ) -> Result<Self, BackendError> {
-        Self::build(model, config, |rows, width| backend.alloc(rows, width))
-    }
-
-    fn build(
-        model: &ModelConfig,
-        config: &RunnerConfig,
-        mut alloc: impl FnMut(usize, usize) -> Result<B::Tensor, BackendError>,
-    ) -> Result<Self, BackendError> {
         let [residual, normed, delta, qkv, attention, gate_up, activated, rest @ ..] = shapes(model, config);
         let [sampled_residual, sampled_delta, sampled_normed, logits] = rest;
-        let mut alloc = |(rows, width)| alloc(rows, width);
+        let logits = backend.alloc_logits(logits.0, logits.1)?;
+        let mut alloc = |(rows, width)| backend.alloc(rows, width);
         Ok(Workspace {
             residual: alloc(residual)?,
             normed: alloc(normed)?,
@@ -68,7 +61,7 @@ impl<B: Backend> Workspace<B> {
             sampled_residual: alloc(sampled_residual)?,
             sampled_delta: alloc(sampled_delta)?,
             sampled_normed: alloc(sampled_normed)?,
-            logits: alloc(logits)?,
+            logits,
         })
     }
 }

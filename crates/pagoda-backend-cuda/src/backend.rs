@@ -1,0 +1,446 @@
+//! [`CudaBackend`]: checks the shapes of an op, fills its parameters, launches its kernel.
+
+use pagoda_backend::{
+    Activation, AddRmsNorm, Backend, BackendError, BatchMetadata, BlockCopy, Embed, GatedActivation,
+    GatherRows, GraphKey, HostMatrix, KvLayout, Linear, NonFiniteLogits, PagedAttention, RmsNorm,
+    RopeStoreKv, RopeTable, Sample, Sampled,
+};
+
+use crate::attention;
+use crate::batch::CudaBatch;
+use crate::device::{Device, Launch, Memory};
+use crate::element::{Element, kernel};
+use crate::memory::{CudaKvCache, CudaRope, CudaTensor, CudaVector, Scratch, TensorKind};
+use crate::params::{
+    AddRmsNormParams, BlockCopyEntry, CopyBlocksParams, DequantizeParams, EmbedParams, GatedActivationParams,
+    GatherRowsParams, LinearParams, PagedAttentionParams, Plain, RmsNormParams, RopeStoreKvParams,
+    WeightView, bytes_of,
+};
+use crate::sampling::{CudaPending, SampleLists};
+use crate::weight::CudaWeight;
+
+/// Rows of x that `skinny_gemm` takes.
+const SKINNY_ROWS: usize = 16;
+/// Bytes of the place where block formats become dense before a GEMM.
+const PANEL_BYTES: usize = 32 << 20;
+/// Rows and columns of a tile of `gemm`.
+const GEMM_TILE: usize = 128;
+
+/// Which products may depend on how many rows are in the batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinearPolicy {
+    /// The fastest kernel for the number of rows: a row's bits differ between batches of up to 16 rows and larger ones.
+    Fastest,
+    /// One kernel for every number of rows: a row's bits are the same alone and in company.
+    Deterministic,
+}
+
+/// A device that speaks the op vocabulary.
+pub struct CudaBackend<D: Device> {
+    device: D,
+    element: Element,
+    policy: LinearPolicy,
+    /// `[decode work, heads, head_dim]` parts of an attention output, and `[decode work, heads]` maxima and sums.
+    partial_out: Scratch<D::Memory>,
+    partial_stats: Scratch<D::Memory>,
+    /// Zero before and after every launch.
+    arrivals: Scratch<D::Memory>,
+    rows: Scratch<D::Memory>,
+    copies: Scratch<D::Memory>,
+    panel: Scratch<D::Memory>,
+    samples: SampleLists<D::Memory>,
+}
+
+impl<D: Device> CudaBackend<D> {
+    /// A backend whose activations and KV are `element`.
+    pub fn new(device: D, element: Element, policy: LinearPolicy) -> Self {
+        CudaBackend {
+            device,
+            element,
+            policy,
+            partial_out: Scratch::new(0xFF, "parts of attention"),
+            partial_stats: Scratch::new(0xFF, "parts of attention"),
+            arrivals: Scratch::new(0, "parts of attention"),
+            rows: Scratch::new(0, "row indices"),
+            copies: Scratch::new(0, "block copies"),
+            panel: Scratch::new(0xFF, "a dequantised panel"),
+            samples: SampleLists::new(),
+        }
+    }
+
+    /// Writes rows from `first_row` on, rounded to what the matrix holds.
+    pub fn write_tensor(
+        &mut self,
+        tensor: &CudaTensor<D::Memory>,
+        first_row: usize,
+        values: &[f32],
+    ) -> Result<(), BackendError> {
+        let mut bytes = Vec::with_capacity(values.len() * 4);
+        match tensor.kind {
+            TensorKind::Element => self.element.encode(values.iter().copied(), &mut bytes),
+            TensorKind::F32 => values.iter().for_each(|value| bytes.extend(value.to_le_bytes())),
+        }
+        self.device.write(&tensor.memory, first_row * tensor.width * tensor.kind.element_bytes(), &bytes)
+    }
+
+    /// The first `num_rows` rows.
+    pub fn read_tensor(
+        &mut self,
+        tensor: &CudaTensor<D::Memory>,
+        num_rows: usize,
+    ) -> Result<Vec<f32>, BackendError> {
+        let element_bytes = tensor.kind.element_bytes();
+        let mut bytes = vec![0; num_rows * tensor.width * element_bytes];
+        self.device.read(&tensor.memory, 0, &mut bytes)?;
+        Ok(match tensor.kind {
+            TensorKind::Element => {
+                bytes.chunks_exact(2).map(|pair| self.element.decode([pair[0], pair[1]])).collect()
+            }
+            TensorKind::F32 => bytes
+                .chunks_exact(4)
+                .map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]))
+                .collect(),
+        })
+    }
+
+    /// K, then V, of one slot of one layer: `[kv heads, head_dim]` each.
+    pub fn read_slot(
+        &mut self,
+        kv: &CudaKvCache<D::Memory>,
+        layer: usize,
+        slot: usize,
+    ) -> Result<(Vec<f32>, Vec<f32>), BackendError> {
+        let KvLayout { num_blocks, block_size, num_kv_heads, head_dim, .. } = kv.layout;
+        let block = layer * num_blocks + slot / block_size;
+        let mut read = |which: usize| {
+            let mut values = Vec::with_capacity(num_kv_heads * head_dim);
+            for head in 0..num_kv_heads {
+                let tile = (block * 2 + which) * num_kv_heads + head;
+                let mut bytes = vec![0; head_dim * 2];
+                self.device.read(
+                    &kv.memory,
+                    (tile * block_size + slot % block_size) * head_dim * 2,
+                    &mut bytes,
+                )?;
+                values.extend(bytes.chunks_exact(2).map(|pair| self.element.decode([pair[0], pair[1]])));
+            }
+            Ok(values)
+        };
+        Ok((read(0)?, read(1)?))
+    }
+
+    fn launch<P: Plain>(
+        &mut self,
+        kernel: &'static str,
+        grid: [usize; 3],
+        (num_threads, shared_bytes): (u32, u32),
+        params: P,
+    ) -> Result<(), BackendError> {
+        if grid.contains(&0) {
+            return Ok(());
+        }
+        let grid = grid.map(|blocks| u32::try_from(blocks).expect("a grid has fewer than 2^32 blocks"));
+        let params = [params];
+        self.device.launch(&Launch { kernel, grid, num_threads, shared_bytes, params: bytes_of(&params) })
+    }
+
+    /// The product of a dense weight, by the tile kernel.
+    fn gemm(&mut self, params: LinearParams) -> Result<(), BackendError> {
+        let tiles = |rows: u32| (rows as usize).div_ceil(GEMM_TILE);
+        let grid = [tiles(params.weight.rows), tiles(params.num_rows), 1];
+        self.launch(kernel!(self.element, "gemm"), grid, (256, 3 * 2 * 128 * 40 * 2), params)
+    }
+
+    /// The product of a block-format weight with many rows: a panel of it becomes dense, then the tile kernel.
+    fn gemm_by_panels(&mut self, params: LinearParams) -> Result<(), BackendError> {
+        let WeightView { rows, cols, .. } = params.weight;
+        let row_bytes = cols as usize * 2;
+        let panel_rows = (PANEL_BYTES / row_bytes / GEMM_TILE * GEMM_TILE).max(GEMM_TILE);
+        let panel_bytes = panel_rows.min(rows as usize) * row_bytes;
+        let panel = self.panel.reserve(&mut self.device, panel_bytes)?.address();
+        for first_row in (0..rows).step_by(panel_rows) {
+            let num_rows = (rows - first_row).min(panel_rows as u32);
+            let dequantize = DequantizeParams { weight: params.weight, out: panel, first_row, num_rows };
+            let num_blocks = (num_rows as usize * cols as usize).div_ceil(256 * 8);
+            self.launch(kernel!(self.element, "dequantize"), [num_blocks, 1, 1], (256, 0), dequantize)?;
+            let dense = WeightView { codes: panel, scales: 0, rows: num_rows, cols, format: 0, reserved: 0 };
+            let out_bytes = if params.out_is_f32 == 1 { 4 } else { 2 };
+            let bias = if params.bias == 0 { 0 } else { params.bias + u64::from(first_row) * 4 };
+            let out = params.out + u64::from(first_row) * out_bytes;
+            self.gemm(LinearParams { weight: dense, bias, out, ..params })?;
+        }
+        Ok(())
+    }
+}
+
+impl<D: Device> Backend for CudaBackend<D> {
+    type Tensor = CudaTensor<D::Memory>;
+    type Weight = CudaWeight<D::Memory>;
+    type Vector = CudaVector<D::Memory>;
+    type Rope = CudaRope<D::Memory>;
+    type KvCache = CudaKvCache<D::Memory>;
+    type Batch = CudaBatch<D::Memory>;
+    type Pending = CudaPending<D::Memory>;
+
+    fn describe(&self) -> String {
+        format!("{}, {:?} activations", self.device.describe(), self.element)
+    }
+
+    fn kv_element_bytes(&self) -> usize {
+        2
+    }
+
+    fn alloc(&mut self, max_rows: usize, width: usize) -> Result<Self::Tensor, BackendError> {
+        if !width.is_multiple_of(8) {
+            return Err(BackendError::Unsupported(format!("rows of {width} numbers: not a multiple of 8")));
+        }
+        let memory = self.device.alloc((max_rows * width * 2).max(1), 0, "an activation matrix")?;
+        Ok(CudaTensor { memory, width, kind: TensorKind::Element })
+    }
+
+    fn alloc_logits(&mut self, max_rows: usize, width: usize) -> Result<Self::Tensor, BackendError> {
+        let memory = self.device.alloc((max_rows * width * 4).max(1), 0, "logits")?;
+        Ok(CudaTensor { memory, width, kind: TensorKind::F32 })
+    }
+
+    fn alloc_kv(&mut self, layout: KvLayout) -> Result<Self::KvCache, BackendError> {
+        CudaKvCache::<D::Memory>::check(layout)?;
+        let num_bytes = layout.elements_per_block() * layout.num_blocks * 2;
+        let fill = if cfg!(debug_assertions) { 0xFF } else { 0 };
+        Ok(CudaKvCache { memory: self.device.alloc(num_bytes, fill, "the KV cache")?, layout })
+    }
+
+    fn pack_weight(&mut self, parts: &[HostMatrix<'_>]) -> Result<Self::Weight, BackendError> {
+        CudaWeight::pack(&mut self.device, self.element, parts)
+    }
+
+    fn weight_bytes(&self, weight: &Self::Weight) -> u64 {
+        weight.num_bytes()
+    }
+
+    fn upload_vector(&mut self, values: &[f32]) -> Result<Self::Vector, BackendError> {
+        let memory = self.device.alloc((values.len() * 4).max(1), 0, "a parameter vector")?;
+        self.device.write(&memory, 0, bytes_of(values))?;
+        Ok(CudaVector { memory, len: values.len() })
+    }
+
+    fn upload_rope(&mut self, table: &RopeTable) -> Result<Self::Rope, BackendError> {
+        let cos = self.upload_vector(&table.cos)?.memory;
+        let sin = self.upload_vector(&table.sin)?.memory;
+        Ok(CudaRope { cos, sin, half: table.rotary_dim / 2 })
+    }
+
+    fn alloc_batch(
+        &mut self,
+        max_tokens: usize,
+        max_sequences: usize,
+        max_table_len: usize,
+    ) -> Result<Self::Batch, BackendError> {
+        CudaBatch::new(&mut self.device, max_tokens, max_sequences, max_table_len)
+    }
+
+    fn upload_batch(
+        &mut self,
+        batch: &mut Self::Batch,
+        metadata: &mut BatchMetadata,
+    ) -> Result<(), BackendError> {
+        batch.upload(&mut self.device, metadata)
+    }
+
+    fn run(
+        &mut self,
+        _key: GraphKey,
+        body: impl FnOnce(&mut Self) -> Result<(), BackendError>,
+    ) -> Result<(), BackendError> {
+        body(self)
+    }
+
+    fn embed(&mut self, op: Embed<'_, Self>) -> Result<(), BackendError> {
+        let num_rows = op.batch.host.num_tokens();
+        assert_eq!(op.table.cols, op.out.width, "embedding width");
+        let params = EmbedParams {
+            table: op.table.view(),
+            input_tokens: op.batch.input_tokens.address(),
+            last_samples: self.samples.last_samples.reserve(&mut self.device, 4)?.address(),
+            out: op.out.rows(num_rows),
+            scale: op.scale,
+            reserved: 0,
+        };
+        self.launch(kernel!(self.element, "embed"), [num_rows, 1, 1], (128, 0), params)
+    }
+
+    fn rms_norm(&mut self, op: RmsNorm<'_, Self>) -> Result<(), BackendError> {
+        assert_eq!((op.weight.len, op.out.width), (op.x.width, op.x.width), "norm widths");
+        let params = RmsNormParams {
+            x: op.x.rows(op.num_rows),
+            weight: op.weight.memory.address(),
+            out: op.out.rows(op.num_rows),
+            width: op.x.width as u32,
+            eps: op.eps,
+        };
+        self.launch(kernel!(self.element, "rms_norm"), [op.num_rows, 1, 1], (256, 32), params)
+    }
+
+    fn add_rms_norm(&mut self, op: AddRmsNorm<'_, Self>) -> Result<(), BackendError> {
+        let width = op.x.width;
+        assert_eq!((op.weight.len, op.out.width, op.residual.width), (width, width, width), "norm widths");
+        let params = AddRmsNormParams {
+            x: op.x.rows(op.num_rows),
+            residual: op.residual.rows(op.num_rows),
+            weight: op.weight.memory.address(),
+            out: op.out.rows(op.num_rows),
+            width: width as u32,
+            eps: op.eps,
+        };
+        self.launch(kernel!(self.element, "add_rms_norm"), [op.num_rows, 1, 1], (256, 32), params)
+    }
+
+    fn linear(&mut self, op: Linear<'_, Self>) -> Result<(), BackendError> {
+        let (weight, num_rows) = (op.weight, op.num_rows);
+        assert_eq!((op.x.width, op.out.width), (weight.cols, weight.rows), "linear widths");
+        assert!(op.bias.is_none_or(|bias| bias.len == weight.rows), "bias length");
+        let params = LinearParams {
+            weight: weight.view(),
+            x: op.x.rows(num_rows),
+            bias: op.bias.map_or(0, |bias| bias.memory.address()),
+            out: op.out.rows(num_rows),
+            num_rows: num_rows as u32,
+            out_stride: op.out.width as u32,
+            out_is_f32: u32::from(op.out.kind == TensorKind::F32),
+            reserved: 0,
+        };
+        if num_rows <= SKINNY_ROWS && self.policy == LinearPolicy::Fastest {
+            let grid = [weight.rows.div_ceil(16) * usize::from(num_rows > 0), 1, 1];
+            return self.launch(kernel!(self.element, "skinny_gemm"), grid, (256, 8 * 16 * 16 * 4), params);
+        }
+        if weight.is_dense() { self.gemm(params) } else { self.gemm_by_panels(params) }
+    }
+
+    fn rope_store_kv(&mut self, op: RopeStoreKv<'_, Self>) -> Result<(), BackendError> {
+        let (heads, layout) = (op.heads, op.kv.layout);
+        assert_eq!(op.qkv.width, heads.qkv_width(), "width of a QKV row");
+        assert_eq!((heads.num_kv_heads, heads.head_dim), (layout.num_kv_heads, layout.head_dim), "KV heads");
+        assert!(2 * op.rope.half <= heads.head_dim, "{} rotated channels", 2 * op.rope.half);
+        let num_slots = (layout.num_blocks * layout.block_size) as u32;
+        assert!(op.batch.host.slot_mapping.iter().all(|&slot| slot < num_slots), "a slot beyond the cache");
+        let num_rows = op.batch.host.num_tokens();
+        let norm = op.qk_norm.as_ref();
+        let params = RopeStoreKvParams {
+            qkv: op.qkv.rows(num_rows),
+            q_norm: norm.map_or(0, |norm| norm.q_weight.memory.address()),
+            k_norm: norm.map_or(0, |norm| norm.k_weight.memory.address()),
+            cos: op.rope.cos.address(),
+            sin: op.rope.sin.address(),
+            positions: op.batch.positions.address(),
+            slots: op.batch.slots.address(),
+            kv: op.kv.view(),
+            num_q_heads: heads.num_q_heads as u32,
+            rotary_half: op.rope.half as u32,
+            layer: op.layer as u32,
+            eps: norm.map_or(0.0, |norm| norm.eps),
+        };
+        self.launch(kernel!(self.element, "rope_store_kv"), [num_rows, 1, 1], (128, 4 * 256 * 4), params)
+    }
+
+    fn paged_attention(&mut self, op: PagedAttention<'_, Self>) -> Result<(), BackendError> {
+        let (heads, layout, batch) = (op.heads, op.kv.layout, op.batch);
+        assert_eq!((op.qkv.width, op.out.width), (heads.qkv_width(), heads.q_width()), "attention widths");
+        assert_eq!((heads.num_kv_heads, heads.head_dim), (layout.num_kv_heads, layout.head_dim), "KV heads");
+        assert!(heads.num_q_heads.is_multiple_of(heads.num_kv_heads), "{} query heads", heads.num_q_heads);
+        let (num_rows, num_splits) = (batch.host.num_tokens(), batch.plan.decode.len());
+        let parts = attention::decode_parts(heads);
+        let stats = num_splits * heads.num_q_heads * 4;
+        let params = PagedAttentionParams {
+            qkv: op.qkv.rows(num_rows),
+            out: op.out.rows(num_rows),
+            kv: op.kv.view(),
+            block_tables: batch.block_tables.address(),
+            block_table_starts: batch.block_table_starts.address(),
+            context_lens: batch.context_lens.address(),
+            query_starts: batch.query_starts.address(),
+            work: batch.decode_work.address(),
+            partial_out: self.partial_out.reserve(&mut self.device, stats * heads.head_dim)?.address(),
+            partial_stats: self.partial_stats.reserve(&mut self.device, stats * 2)?.address(),
+            arrivals: self
+                .arrivals
+                .reserve(&mut self.device, batch.host.num_sequences() * parts * 4)?
+                .address(),
+            num_q_heads: heads.num_q_heads as u32,
+            layer: op.layer as u32,
+            window: op.window.unwrap_or(0),
+            scale: op.scale,
+            softcap: op.softcap.unwrap_or(0.0),
+            reserved: 0,
+        };
+        let decode = attention::decode_kernel(self.element, heads.head_dim);
+        self.launch(decode, [num_splits, parts, 1], attention::decode_geometry(heads.head_dim), params)?;
+        let params = PagedAttentionParams { work: batch.prefill_work.address(), ..params };
+        let prefill = attention::prefill_kernel(self.element, heads.head_dim);
+        let grid = [batch.plan.prefill.len(), heads.num_q_heads, 1];
+        self.launch(prefill, grid, attention::prefill_geometry(heads.head_dim), params)
+    }
+
+    fn gated_activation(&mut self, op: GatedActivation<'_, Self>) -> Result<(), BackendError> {
+        assert_eq!(op.gate_up.width, 2 * op.out.width, "width of a gate-and-up row");
+        let params = GatedActivationParams {
+            gate_up: op.gate_up.rows(op.num_rows),
+            out: op.out.rows(op.num_rows),
+            num_rows: op.num_rows as u32,
+            width: op.out.width as u32,
+            activation: match op.activation {
+                Activation::Silu => 0,
+                Activation::GeluTanh => 1,
+            },
+            reserved: 0,
+        };
+        let num_blocks = (op.num_rows * op.out.width).div_ceil(256 * 8);
+        self.launch(kernel!(self.element, "gated_activation"), [num_blocks, 1, 1], (256, 0), params)
+    }
+
+    fn gather_rows(&mut self, op: GatherRows<'_, Self>) -> Result<(), BackendError> {
+        assert_eq!(op.x.width, op.out.width, "gather widths");
+        let max_rows = op.x.max_rows();
+        assert!(op.rows.iter().all(|&row| (row as usize) < max_rows), "a row beyond {max_rows}");
+        let params = GatherRowsParams {
+            x: op.x.memory.address(),
+            rows: self.rows.upload(&mut self.device, op.rows)?,
+            out: op.out.rows(op.rows.len()),
+            width: op.x.width as u32,
+            reserved: 0,
+        };
+        self.launch("gather_rows", [op.rows.len(), 1, 1], (128, 0), params)
+    }
+
+    fn copy_blocks(&mut self, kv: &mut Self::KvCache, copies: &[BlockCopy]) -> Result<(), BackendError> {
+        let entry = |copy: &BlockCopy| {
+            let KvLayout { num_blocks, block_size, .. } = kv.layout;
+            assert!(copy.source.max(copy.target) < num_blocks as u32, "{copy:?} of {num_blocks} blocks");
+            assert!(copy.num_slots <= block_size as u32, "{copy:?} in blocks of {block_size}");
+            BlockCopyEntry { source: copy.source, target: copy.target, num_slots: copy.num_slots }
+        };
+        let entries: Vec<BlockCopyEntry> = copies.iter().map(entry).collect();
+        let copies = self.copies.upload(&mut self.device, &entries)?;
+        let params = CopyBlocksParams { kv: kv.view(), copies };
+        let grid = [entries.len(), kv.layout.num_layers, 2 * kv.layout.num_kv_heads];
+        self.launch("copy_blocks", grid, (128, 0), params)
+    }
+
+    fn sample(&mut self, op: Sample<'_, Self>) -> Result<Self::Pending, BackendError> {
+        assert_eq!(op.logits.kind, TensorKind::F32, "logits come from alloc_logits");
+        assert!(op.vocab_size <= op.logits.width, "{} ids of {} logits", op.vocab_size, op.logits.width);
+        let num_logit_rows = op.rows.iter().map(|row| row.row as usize + 1).max().unwrap_or(0);
+        let logits = op.logits.rows(num_logit_rows);
+        let (params, pending) = self.samples.upload(&mut self.device, op.rows, op.vocab_size)?;
+        let params = crate::params::SampleParams { logits, stride: op.logits.width as u32, ..params };
+        const SHARED_BYTES: u32 = 16 * 4 + 16 * 8 + 256 * 8 + 16;
+        self.launch("sample", [op.rows.len(), 1, 1], (512, SHARED_BYTES), params)?;
+        Ok(pending)
+    }
+
+    fn read_back(
+        &mut self,
+        pending: Self::Pending,
+    ) -> Result<Vec<Result<Sampled, NonFiniteLogits>>, BackendError> {
+        self.samples.read_back(&mut self.device, pending)
+    }
+}

@@ -1,0 +1,56 @@
+//! The element types of activations and KV: bf16 and f16.
+
+use half::{bf16, f16};
+
+/// How activations and KV are stored. Sums are f32 everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// 8 bits of exponent, 7 of fraction: no overflow that f32 has not.
+    Bf16,
+    /// 5 bits of exponent, 10 of fraction.
+    F16,
+}
+
+impl Element {
+    /// The number that is stored for `value`.
+    pub fn round(self, value: f32) -> f32 {
+        match self {
+            Element::Bf16 => bf16::from_f32(value).to_f32(),
+            Element::F16 => f16::from_f32(value).to_f32(),
+        }
+    }
+
+    /// Appends the stored bytes of `values`.
+    pub(crate) fn encode(self, values: impl IntoIterator<Item = f32>, out: &mut Vec<u8>) {
+        for value in values {
+            out.extend(match self {
+                Element::Bf16 => bf16::from_f32(value).to_le_bytes(),
+                Element::F16 => f16::from_f32(value).to_le_bytes(),
+            });
+        }
+    }
+
+    /// The number of two stored bytes.
+    pub(crate) fn decode(self, bytes: [u8; 2]) -> f32 {
+        match self {
+            Element::Bf16 => bf16::from_le_bytes(bytes).to_f32(),
+            Element::F16 => f16::from_le_bytes(bytes).to_f32(),
+        }
+    }
+
+    /// The instantiation of a kernel for this type.
+    pub(crate) fn kernel(self, bf16: &'static str, f16: &'static str) -> &'static str {
+        match self {
+            Element::Bf16 => bf16,
+            Element::F16 => f16,
+        }
+    }
+}
+
+/// Both names of a kernel's instantiations.
+macro_rules! kernel {
+    ($element:expr, $name:literal) => {
+        $element.kernel(concat!($name, "_bf16"), concat!($name, "_f16"))
+    };
+}
+pub(crate) use kernel;

@@ -1,0 +1,14 @@
+//! The embedded fatbins: one per file of `kernels/`, for every architecture the build was asked for.
+
+include!(concat!(env!("OUT_DIR"), "/images.rs"));
+
+/// Names of the embedded kernel files; empty if the build had no nvcc.
+pub fn embedded_kernels() -> impl ExactSizeIterator<Item = &'static str> {
+    IMAGES.iter().map(|(name, _)| *name)
+}
+
+/// The file that holds a kernel, and its fatbin: the file with the longest name that begins the kernel's.
+pub(crate) fn image_of(kernel: &str) -> Option<(&'static str, &'static [u8])> {
+    let candidates = IMAGES.iter().filter(|(file, _)| kernel.starts_with(file));
+    candidates.max_by_key(|(file, _)| file.len()).copied()
+}

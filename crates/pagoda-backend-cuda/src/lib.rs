@@ -1,0 +1,35 @@
+//! The ops on NVIDIA GPUs: kernels compiled ahead of time and embedded, the driver loaded at run time.
+//!
+//! Owns: the embedded kernels, their parameters and launches, what it takes to find a device. Does not know: models,
+//! scheduling, text.
+//!
+//! The crate builds, and the binary starts, on a machine without CUDA: nothing here is linked against the driver, and without
+//! nvcc at build time nothing is embedded. What is missing is a value of [`CudaUnavailable`], never a panic.
+//!
+//! [`CudaBackend`] is generic over [`Device`], so that the tests run it, launches and all, on a host that imitates the
+//! machine (`kernels/simt`).
+
+mod attention;
+mod backend;
+mod batch;
+mod device;
+mod driver;
+mod element;
+mod images;
+mod memory;
+mod params;
+mod probe;
+mod sampling;
+mod weight;
+
+pub use backend::{CudaBackend, LinearPolicy};
+pub use batch::CudaBatch;
+pub use device::{Device, Launch, Memory};
+pub use driver::{DriverDevice, DriverMemory};
+pub use element::Element;
+pub use images::embedded_kernels;
+pub use memory::{CudaKvCache, CudaRope, CudaTensor, CudaVector};
+pub use params::layout as params_layout;
+pub use probe::{CudaUnavailable, DeviceInfo, probe};
+pub use sampling::CudaPending;
+pub use weight::CudaWeight;

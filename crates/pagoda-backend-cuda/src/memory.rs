@@ -1,0 +1,134 @@
+//! Tensors, vectors, the rope table and the KV cache on the device.
+
+use pagoda_backend::{BackendError, KvLayout};
+
+use crate::device::{Device, Memory};
+use crate::params::{KvView, Plain, Pointer, bytes_of};
+
+/// What an activation matrix holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TensorKind {
+    /// The backend's element type.
+    Element,
+    /// Logits: bf16 would round a logit of 20 to steps of 1/8.
+    F32,
+}
+
+impl TensorKind {
+    pub(crate) fn element_bytes(self) -> usize {
+        match self {
+            TensorKind::Element => 2,
+            TensorKind::F32 => 4,
+        }
+    }
+}
+
+/// A `[max_rows, width]` activation matrix.
+pub struct CudaTensor<M> {
+    pub(crate) memory: M,
+    pub(crate) width: usize,
+    pub(crate) kind: TensorKind,
+}
+
+impl<M: Memory> CudaTensor<M> {
+    pub(crate) fn max_rows(&self) -> usize {
+        self.memory.num_bytes() / (self.width * self.kind.element_bytes()).max(1)
+    }
+
+    /// The address, once it is certain that the matrix has these rows.
+    pub(crate) fn rows(&self, num_rows: usize) -> Pointer {
+        assert!(num_rows <= self.max_rows(), "{num_rows} rows of a matrix of {}", self.max_rows());
+        self.memory.address()
+    }
+}
+
+/// A vector of f32 parameters.
+pub struct CudaVector<M> {
+    pub(crate) memory: M,
+    pub(crate) len: usize,
+}
+
+/// Cosines and sines by position.
+pub struct CudaRope<M> {
+    pub(crate) cos: M,
+    pub(crate) sin: M,
+    pub(crate) half: usize,
+}
+
+/// K and V of all layers.
+pub struct CudaKvCache<M> {
+    pub(crate) memory: M,
+    pub(crate) layout: KvLayout,
+}
+
+impl<M: Memory> CudaKvCache<M> {
+    /// Refuses shapes that no kernel is compiled for.
+    pub(crate) fn check(layout: KvLayout) -> Result<(), BackendError> {
+        let KvLayout { block_size, head_dim, .. } = layout;
+        if !crate::attention::HEAD_DIMS.contains(&head_dim) {
+            return Err(BackendError::Unsupported(format!(
+                "head_dim {head_dim}: kernels have 64, 96, 128, 256"
+            )));
+        }
+        if !block_size.is_power_of_two() || !(16..=256).contains(&block_size) {
+            return Err(BackendError::Unsupported(format!(
+                "blocks of {block_size} slots: 16, 32, 64, .. 256"
+            )));
+        }
+        Ok(())
+    }
+
+    /// What a kernel sees of it.
+    pub(crate) fn view(&self) -> KvView {
+        KvView {
+            data: self.memory.address(),
+            num_layers: self.layout.num_layers as u32,
+            num_blocks: self.layout.num_blocks as u32,
+            num_kv_heads: self.layout.num_kv_heads as u32,
+            head_dim: self.layout.head_dim as u32,
+            log2_block_size: self.layout.block_size.trailing_zeros(),
+            reserved: 0,
+        }
+    }
+}
+
+/// Memory that grows to the largest need and is then reused. Growing waits for the device.
+pub(crate) struct Scratch<M> {
+    memory: Option<M>,
+    fill: u8,
+    what: &'static str,
+}
+
+impl<M: Memory> Scratch<M> {
+    /// Nothing yet; new memory will have all bytes `fill`.
+    pub(crate) fn new(fill: u8, what: &'static str) -> Self {
+        Scratch { memory: None, fill, what }
+    }
+
+    /// At least `num_bytes` (and at least one).
+    pub(crate) fn reserve<D: Device<Memory = M>>(
+        &mut self,
+        device: &mut D,
+        num_bytes: usize,
+    ) -> Result<&M, BackendError> {
+        let num_bytes = num_bytes.max(1);
+        if self.memory.as_ref().is_none_or(|memory| memory.num_bytes() < num_bytes) {
+            self.memory = None;
+            self.memory = Some(device.alloc(num_bytes, self.fill, self.what)?);
+        }
+        Ok(self.memory.as_ref().expect("it was just made"))
+    }
+
+    /// Room for `values`, and the values in it.
+    pub(crate) fn upload<D: Device<Memory = M>, P: Plain>(
+        &mut self,
+        device: &mut D,
+        values: &[P],
+    ) -> Result<Pointer, BackendError> {
+        let bytes = bytes_of(values);
+        self.reserve(device, bytes.len())?;
+        let memory = self.memory.as_ref().expect("it was just reserved");
+        device.write(memory, 0, bytes)?;
+        Ok(memory.address())
+    }
+}

@@ -1,4 +1,4 @@
-//! The menu of development commands: `cargo xtask <test|tidy|ci>`.
+//! The menu of development commands: `cargo xtask <test|tidy|kernels|ci>`.
 
 mod phases;
 mod preflight;
@@ -26,6 +26,13 @@ enum Command {
     },
     /// Check the rules of the house: crate edges, file headers, where unsafe code and environment reads may be.
     Tidy,
+    /// Compile every GPU kernel for sm_80 and sm_90a, compare registers and spills with the snapshot, run the case table on the
+    /// host shim, and see that it catches the mutations. Needs no GPU.
+    Kernels {
+        /// Write the snapshot (kernels/resources.txt) anew.
+        #[arg(long)]
+        update: bool,
+    },
     /// What the continuous integration runs: set up the test tools, then `test` with nothing skipped.
     Ci,
 }
@@ -35,6 +42,7 @@ fn main() -> ExitCode {
         Command::Test { area: None } => test::all(),
         Command::Test { area: Some(area) } => test::area(&area),
         Command::Tidy => tidy::run(),
+        Command::Kernels { update } => test::kernels(update),
         Command::Ci => test::ci(),
     };
     match result {

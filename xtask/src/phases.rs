@@ -52,8 +52,13 @@ impl Phases {
 
 /// Runs a command with the terminal's own output, and fails if it does.
 pub(crate) fn run(program: &str, arguments: &[&str]) -> anyhow::Result<()> {
+    run_with(program, arguments, &[])
+}
+
+/// As [`run`], with some variables of the environment set.
+pub(crate) fn run_with(program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> anyhow::Result<()> {
     let mut command = Command::new(program);
-    command.args(arguments);
+    command.args(arguments).envs(variables.iter().copied());
     // Cargo sets these for this program; some build scripts (ring's) would take them for a change and build again.
     for (name, _) in std::env::vars_os() {
         if name

@@ -38,7 +38,19 @@ pub(crate) fn missing_tools() -> Vec<String> {
             "chat templates against Python: they are not there (scripts/fetch_chat_templates.sh)".to_owned(),
         );
     }
+    if !cache().is_some_and(|cache| cache.join("nvcc/bin/nvcc").is_file()) && !can_run("nvcc") {
+        missing
+            .push("the kernels' registers and spills: there is no nvcc (scripts/install_nvcc.sh)".to_owned());
+    }
+    if !can_run("g++") {
+        missing.push("the kernels on the host: there is no g++".to_owned());
+    }
     missing
+}
+
+fn can_run(program: &str) -> bool {
+    let probe = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    probe.is_ok_and(|status| status.success())
 }
 
 /// One line for each instruction set whose kernels cannot run here. No script can install these: never a failure.

@@ -2,7 +2,7 @@
 
 use anyhow::bail;
 
-use crate::phases::{Phases, run};
+use crate::phases::{Phases, run, run_with};
 use crate::{preflight, tidy};
 
 /// Everything: rules, format, lints, tests, documentation examples.
@@ -32,6 +32,24 @@ pub(crate) fn all() -> anyhow::Result<()> {
 pub(crate) fn area(area: &str) -> anyhow::Result<()> {
     let package = if matches!(area, "pagoda" | "xtask") { area.to_owned() } else { format!("pagoda-{area}") };
     run_tests(&["--package", &package])
+}
+
+/// The kernels without a GPU. The tests are those of `all`; here none is skipped.
+pub(crate) fn kernels(update: bool) -> anyhow::Result<()> {
+    run("bash", &["scripts/install_nvcc.sh"])?;
+    // The same features of the dependencies as for all tests, so that nothing is built twice.
+    let tests = ["kernel_resources", "params_layout", "conformance", "mutations"];
+    let selection = tests.iter().flat_map(|test| ["--test", test]);
+    let arguments: Vec<&str> =
+        ["test", "--profile", "ci", "--workspace"].into_iter().chain(selection).collect();
+    let update = if update { "1" } else { "0" };
+    let variables = [
+        ("REQUIRE_ALL", "1"),
+        ("REQUIRE_KERNELS", "1"),
+        ("PAGODA_CUDA_ARCHS", "80 90a"),
+        ("UPDATE_SNAPSHOTS", update),
+    ];
+    run_with("cargo", &arguments, &variables)
 }
 
 /// What the continuous integration script does, for people who want it before they push.

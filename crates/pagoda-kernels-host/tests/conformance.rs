@@ -1,0 +1,45 @@
+//! T1: every case of the table on the CUDA kernels themselves, run on the host under the address and undefined-behaviour
+//! sanitizers, with three orders of threads.
+
+mod support;
+
+use std::path::Path;
+
+/// The runs of the whole table. Orders matter more than types: both types share every line of the kernels.
+const RUNS: [&[&str]; 4] = [
+    &["--element", "bf16", "--order", "forward"],
+    &["--element", "f16", "--order", "reverse"],
+    &["--element", "bf16", "--order", "random"],
+    &["--element", "f16", "--order", "random", "--only", "linear", "--deterministic"],
+];
+/// Processes at a time.
+const NUM_PARTS: usize = 2;
+
+#[test]
+fn kernels_agree_with_the_reference_in_every_order_of_threads() {
+    let Some(folder) = support::compiled("conformance") else { return };
+    for arguments in RUNS {
+        run_in_parts(&folder, arguments);
+    }
+}
+
+fn run_in_parts(folder: &Path, arguments: &[&str]) {
+    let seed = support::fresh_seed().to_string();
+    let outputs: Vec<_> = std::thread::scope(|scope| {
+        let run = |part| {
+            let part = format!("{part}/{NUM_PARTS}");
+            support::run(folder, &[arguments, &["--seed", &seed, "--part", &part]].concat())
+        };
+        let jobs: Vec<_> = (0..NUM_PARTS).map(|part| scope.spawn(move || run(part))).collect();
+        jobs.into_iter().map(|job| job.join().expect("the run does not panic")).collect()
+    });
+    for (part, output) in outputs.iter().enumerate() {
+        let text = String::from_utf8_lossy(&output.stderr);
+        println!("{arguments:?}, seed {seed}, part {part}\n{text}");
+        assert!(
+            output.status.success(),
+            "{arguments:?} with seed {seed}, part {part}: {}\n{text}",
+            output.status
+        );
+    }
+}

@@ -1,5 +1,6 @@
-//! The menu of development commands: `cargo xtask <test|tidy|kernels|ci>`.
+//! The menu of development commands: `cargo xtask <test|tidy|kernels|gpu-bundle|ci>`.
 
+mod bundle;
 mod phases;
 mod preflight;
 mod test;
@@ -33,6 +34,12 @@ enum Command {
         #[arg(long)]
         update: bool,
     },
+    /// Pack the binary with kernels for every GPU and a script of stages into gpu-bundle/, to be run where there is a GPU.
+    GpuBundle {
+        /// Cargo's profile: dist, or a faster one to try the script.
+        #[arg(long, default_value = "dist")]
+        profile: String,
+    },
     /// What the continuous integration runs: set up the test tools, then `test` with nothing skipped.
     Ci,
 }
@@ -43,6 +50,7 @@ fn main() -> ExitCode {
         Command::Test { area: Some(area) } => test::area(&area),
         Command::Tidy => tidy::run(),
         Command::Kernels { update } => test::kernels(update),
+        Command::GpuBundle { profile } => bundle::make(&profile),
         Command::Ci => test::ci(),
     };
     match result {

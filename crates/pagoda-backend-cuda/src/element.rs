@@ -20,6 +20,14 @@ impl Element {
         }
     }
 
+    /// Relative L2 error that one rounding of an output may make, and twice that: at most 2^-9 or 2^-12 per number.
+    pub fn tolerance(self) -> f64 {
+        match self {
+            Element::Bf16 => 4e-3,
+            Element::F16 => 5e-4,
+        }
+    }
+
     /// Appends the stored bytes of `values`.
     pub(crate) fn encode(self, values: impl IntoIterator<Item = f32>, out: &mut Vec<u8>) {
         for value in values {

@@ -62,7 +62,15 @@ fn unfinished(object: &Path) -> PathBuf {
 fn spawn(kernels: &Path, source: &Path, object: &Path, sanitize: Sanitize) -> io::Result<Child> {
     let mut command = Command::new("g++");
     command.args(["-std=c++20", "-x", "c++", "-DPAGODA_SIMT", "-fPIC", "-shared", "-g1", "-mf16c"]);
-    command.args(["-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]);
+    // Vectors are read through other types, as CUDA code does.
+    command.args([
+        "-ffp-contract=off",
+        "-fno-strict-aliasing",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-Wno-unknown-pragmas",
+    ]);
     match sanitize {
         // An error ends the program; alignment matters, since a device faults where a CPU does not.
         Sanitize::Yes => command.args(["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]),

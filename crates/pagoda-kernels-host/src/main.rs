@@ -97,7 +97,6 @@ fn subject(cli: &Cli) -> Subject<Backend> {
         read: |backend, tensor, num_rows| backend.read_tensor(tensor, num_rows),
         read_slot: |backend, kv, layer, slot| backend.read_slot(kv, layer, slot),
         round: if is_bf16 { |value| Element::Bf16.round(value) } else { |value| Element::F16.round(value) },
-        // One rounding of an output is at most 2^-9 (bf16) or 2^-12 (f16) of it.
-        tolerance: if is_bf16 { 4e-3 } else { 5e-4 },
+        tolerance: element.tolerance(),
     }
 }

@@ -27,6 +27,21 @@ pub(crate) enum Command {
     Bench(BenchCommand),
     /// Print what this machine offers: CPU, memory, cache, models.
     Doctor(StoreArgs),
+    /// Compare every op on a GPU of this machine with the CPU reference.
+    Conformance(ConformanceArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConformanceArgs {
+    /// The N of cuda:N.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) device: i32,
+    /// Only cases whose name begins with one of these.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) only: Vec<String>,
+    /// Of the inputs.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
 }
 
 /// Where models are looked for.

@@ -1,4 +1,5 @@
-//! The only reader of environment variables: cache folder, hub address and token; and the only place that sets one.
+//! The only reader of environment variables: cache folder, hub address and token, log filter, whether a GPU is required; and
+//! the only place that sets one.
 
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -51,6 +52,11 @@ fn cache_folder() -> anyhow::Result<PathBuf> {
 /// The log filter: `RUST_LOG`, or `info`.
 pub(crate) fn log_filter() -> String {
     text("RUST_LOG").unwrap_or_else(|| "info".to_owned())
+}
+
+/// Whether a machine without a GPU is a failure (`REQUIRE_GPU=1`).
+pub(crate) fn requires_gpu() -> bool {
+    text("REQUIRE_GPU").as_deref() == Some("1")
 }
 
 fn text(name: &str) -> Option<String> {

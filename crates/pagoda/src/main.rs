@@ -7,6 +7,7 @@ mod args;
 mod banner;
 mod bench;
 mod config;
+mod conformance;
 mod doctor;
 mod embedding;
 mod environment;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         Command::Pull(args) => pull_model(&args),
         Command::Bench(BenchCommand::Serve(args)) => bench::serve(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Conformance(args) => conformance::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,6 +12,7 @@ const ALLOWED: [(&str, &[&str]); 12] = [
             "pagoda-backend",
             "pagoda-backend-cpu",
             "pagoda-backend-cuda",
+            "pagoda-conformance",
             "pagoda-model",
             "pagoda-text",
             "pagoda-server",

@@ -68,6 +68,11 @@ impl<D: Device> CudaBackend<D> {
         }
     }
 
+    /// The device below.
+    pub fn device(&self) -> &D {
+        &self.device
+    }
+
     /// Writes rows from `first_row` on, rounded to what the matrix holds.
     pub fn write_tensor(
         &mut self,

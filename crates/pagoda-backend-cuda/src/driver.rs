@@ -35,8 +35,10 @@ impl DriverDevice {
         if crate::embedded_kernels().len() == 0 {
             return Err(CudaUnavailable::BuiltWithoutKernels);
         }
-        let info =
-            probe()?.into_iter().find(|device| device.ordinal == ordinal).ok_or(CudaUnavailable::NoDevice)?;
+        let devices = probe()?;
+        let last = devices.len() - 1;
+        let info = devices.into_iter().find(|device| device.ordinal == ordinal);
+        let info = info.ok_or(CudaUnavailable::NoSuchDevice { ordinal, last })?;
         let device = result::device::get(ordinal).map_err(driver_error)?;
         // SAFETY: the device is one of the driver's; its primary context lives as long as the process.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(driver_error)?;
@@ -44,6 +46,13 @@ impl DriverDevice {
         unsafe { result::ctx::set_current(context) }.map_err(driver_error)?;
         let stream = result::stream::create(StreamKind::NonBlocking).map_err(driver_error)?;
         Ok(DriverDevice { info, context, stream, modules: HashMap::new(), functions: HashMap::new() })
+    }
+
+    /// Bytes of its memory that nobody has taken.
+    pub fn free_bytes(&self) -> Result<u64, BackendError> {
+        self.make_current()?;
+        let (free_bytes, _total_bytes) = result::mem_get_info().map_err(fatal)?;
+        Ok(free_bytes as u64)
     }
 
     fn make_current(&self) -> Result<(), BackendError> {

@@ -26,6 +26,14 @@ pub enum CudaUnavailable {
     /// A driver, but nothing to drive.
     #[error("the NVIDIA driver sees no device")]
     NoDevice,
+    /// Another number than the devices have.
+    #[error("there is no cuda:{ordinal}: this machine has cuda:0 to cuda:{last}")]
+    NoSuchDevice {
+        /// The one asked for.
+        ordinal: i32,
+        /// The last one there is.
+        last: usize,
+    },
     /// The driver refused.
     #[error("the NVIDIA driver failed: {0}")]
     Driver(String),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::device::DeviceChoice;
 use crate::schema_args::SchemaArgs;
 
 /// PagedAttention LLM inference server with an OpenAI-compatible API.
@@ -75,6 +76,9 @@ pub(crate) struct ServeArgs {
     #[arg(long, default_value_t = 8000)]
     pub(crate) port: u16,
 
+    /// Where the model runs: auto takes the first GPU, and the CPU where there is none.
+    #[arg(long, default_value = "auto", value_name = "auto|cpu|cuda:N")]
+    pub(crate) device: DeviceChoice,
     /// Longest prompt plus output, in tokens [default: the model's own limit].
     #[arg(long, value_name = "TOKENS")]
     pub(crate) max_model_len: Option<usize>,

@@ -12,6 +12,7 @@ use pagoda_model::{Checkpoint, MemoryBudget, ModelConfig, RunnerConfig, kv_bytes
 use pagoda_server::{ApiKeys, AutoToolChoice, ServerConfig};
 
 use crate::args::ServeArgs;
+use crate::device::{DeviceConfig, DeviceMemory};
 use crate::pull::bytes_text;
 
 /// A context window below this is of no use to anyone: the start is refused.
@@ -32,22 +33,9 @@ pub(crate) struct ListenConfig {
     pub(crate) is_open_to_others: bool,
 }
 
-/// What the machine has to give.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct DeviceMemory {
-    /// Bytes that may still be taken.
-    pub(crate) available_bytes: u64,
-    /// Bytes of one K or V number.
-    pub(crate) kv_element_bytes: usize,
-}
-
-/// Everything that the model, the engine and the device are told.
+/// Everything that the model and the engine are told.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
-    /// Threads and instruction set.
-    pub(crate) cpu: CpuOptions,
-    /// How quantised weights are multiplied.
-    pub(crate) arithmetic: Arithmetic,
     /// Sizes of pool and batch.
     pub(crate) runner: RunnerConfig,
     /// Requests that may wait.
@@ -116,6 +104,17 @@ pub(crate) fn served_name(model: &str) -> String {
     if name.is_empty() { "model".to_owned() } else { name }
 }
 
+impl DeviceConfig {
+    /// Checks the flags about the device.
+    pub(crate) fn resolve(args: &ServeArgs) -> anyhow::Result<Self> {
+        Ok(DeviceConfig {
+            choice: args.device,
+            cpu: CpuOptions { num_threads: num_threads(args)?, isa: isa(args)? },
+            arithmetic: if args.cpu_arithmetic == "int16" { Arithmetic::Int16 } else { Arithmetic::F32 },
+        })
+    }
+}
+
 impl Config {
     /// Checks the flags about the model against the model and the machine, and sizes the KV pool.
     pub(crate) fn resolve(
@@ -146,14 +145,11 @@ impl Config {
             );
         }
         let config = Config {
-            cpu: CpuOptions { num_threads: num_threads(args)?, isa: isa(args)? },
-            arithmetic: if args.cpu_arithmetic == "int16" { Arithmetic::Int16 } else { Arithmetic::F32 },
             max_queued_requests: args.max_queued_requests.unwrap_or(QUEUED_PER_SEQ * args.max_num_seqs),
             watermark_blocks: (pool.num_blocks / 100).clamp(1, 16),
             prefix_caching: !args.no_prefix_caching,
             vocab_size: checkpoint.num_choosable_tokens(),
             runner,
-
             warnings,
         };
         config.engine().validate()?;

@@ -8,6 +8,7 @@ mod banner;
 mod bench;
 mod config;
 mod conformance;
+mod device;
 mod doctor;
 mod embedding;
 mod environment;

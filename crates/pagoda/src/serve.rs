@@ -13,13 +13,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::args::ServeArgs;
-use crate::config::{Config, DeviceMemory, ListenConfig};
+use crate::config::{Config, ListenConfig};
+use crate::device::{Device, DeviceConfig};
 use crate::embedding::EmbeddingChoice;
 use crate::pull::ModelStore;
-use crate::{banner, environment, memory, wire};
+use crate::{banner, environment, wire};
 
-/// The CPU backend keeps K and V as f32.
-const KV_ELEMENT_BYTES: usize = size_of::<f32>();
 /// How often an open server says so.
 const OPEN_WARNING_PERIOD: Duration = Duration::from_secs(60);
 
@@ -109,7 +108,7 @@ fn load_in_background(
     let (sender, receiver) = oneshot::channel();
     let Start { args, store, model, listen, .. } = start;
     std::thread::spawn(move || {
-        let loaded = store.locate(&model).and_then(|path| load(&args, path, &model)).map(|loaded| {
+        let loaded = open_and_load(&args, &store, &model).map(|loaded| {
             let table = banner::table(&loaded, address, &listen.server, &embedding_names);
             server.attach(loaded.wired.model);
             say(&table);
@@ -160,15 +159,16 @@ pub(crate) struct Loaded {
     pub(crate) wired: wire::Wired,
 }
 
-fn load(args: &ServeArgs, path: PathBuf, model: &str) -> anyhow::Result<Loaded> {
+/// The device first: whoever asked for one that is not there need not wait for the model to be fetched.
+fn open_and_load(args: &ServeArgs, store: &ModelStore, model: &str) -> anyhow::Result<Loaded> {
+    let device = Device::open(&DeviceConfig::resolve(args)?)?;
+    let path = store.locate(model)?;
     let checkpoint = Checkpoint::open(&path).with_context(|| format!("{model} cannot be served"))?;
-    let device =
-        DeviceMemory { available_bytes: memory::available_bytes(), kv_element_bytes: KV_ELEMENT_BYTES };
-    let config = Config::resolve(args, &checkpoint, device)?;
+    let config = Config::resolve(args, &checkpoint, device.memory()?)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let wired = wire::load(&checkpoint, args, &config)?;
+    let wired = wire::load(&checkpoint, args, &config, device)?;
     let description = banner::describe(checkpoint.config());
     Ok(Loaded { path, description, config, wired })
 }

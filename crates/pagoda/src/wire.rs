@@ -6,13 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use pagoda_backend_cpu::CpuBackend;
 use pagoda_engine::EngineHandle;
-use pagoda_model::{Checkpoint, GenerationDefaults, MemoryBudget, ModelRunner};
+use pagoda_model::{Checkpoint, GenerationDefaults, MemoryBudget};
 use pagoda_server::{LoadedModel, SamplingDefaults};
 
 use crate::args::ServeArgs;
 use crate::config::Config;
+use crate::device::Device;
 use crate::text;
 
 /// A model that is ready to serve, and what it took.
@@ -26,16 +26,19 @@ pub(crate) struct Wired {
 }
 
 /// Loads everything. Takes as long as reading and packing the weights does.
-pub(crate) fn load(checkpoint: &Checkpoint, args: &ServeArgs, config: &Config) -> anyhow::Result<Wired> {
+pub(crate) fn load(
+    checkpoint: &Checkpoint,
+    args: &ServeArgs,
+    config: &Config,
+    device: Device,
+) -> anyhow::Result<Wired> {
     let assets = checkpoint.text_assets();
     let stop_token_ids = assets.stop_token_ids.clone();
     let chat_template = text::chat_template(&assets, args.chat_template.as_deref())?;
     let tokenizer = Arc::new(text::tokenizer(assets)?);
 
-    let backend = CpuBackend::new(config.cpu).context("starting the CPU backend")?;
-    let backend = backend.with_arithmetic(config.arithmetic);
-    let runner = ModelRunner::load(checkpoint, backend, config.runner).context("loading the model")?;
-    let (memory, device) = (runner.memory(), runner.describe_device());
+    let runner = device.load(checkpoint, config.runner).context("loading the model")?;
+    let (memory, device) = (runner.memory(), runner.describe());
 
     let mut engine_config = config.engine();
     engine_config.trace = args.trace_steps.as_deref().map(open_trace).transpose()?;

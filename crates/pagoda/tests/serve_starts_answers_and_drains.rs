@@ -48,6 +48,18 @@ fn an_open_address_without_a_key_is_refused() {
 }
 
 #[test]
+fn a_gpu_that_is_not_there_is_refused_with_the_reason_and_auto_takes_the_cpu() {
+    // No machine has that many.
+    let error = serve_fails(&["--port", "0", "--device", "cuda:9999"]);
+    let reasons = ["GPU kernels", "NVIDIA driver", "no cuda:9999"];
+    assert!(error.contains("--device cuda:9999: ") && error.contains("--device cpu"), "{error}");
+    assert!(reasons.iter().any(|reason| error.contains(reason)), "{error}");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
+    let server = Server::start(&folder, &["--device", "cpu"]);
+    assert!(server.banner.contains("device     CPU"), "{}", server.banner);
+}
+
+#[test]
 fn too_little_kv_memory_is_one_line_naming_the_flag() {
     let Some(model) = support::real_model() else { return };
     let error = serve_fails(&["--port", "0", "--kv-cache-memory", "100k", model.to_str().unwrap()]);

@@ -1,0 +1,205 @@
+//! The device that a model runs on: what was asked for, what this machine has, and the executor over it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::{Context, anyhow};
+use pagoda_backend_cpu::{Arithmetic, CpuBackend, CpuOptions};
+use pagoda_backend_cuda::{CudaBackend, CudaUnavailable, DriverDevice, Element, LinearPolicy};
+use pagoda_engine::{Executor, ExecutorError, StepOutput, StepPlan};
+use pagoda_model::{Checkpoint, MemoryBudget, ModelRunner, RunnerConfig, StepTicket};
+
+use crate::memory;
+
+/// The CPU backend keeps K and V as f32.
+const CPU_KV_ELEMENT_BYTES: usize = size_of::<f32>();
+/// A GPU keeps them as bf16.
+const CUDA_KV_ELEMENT_BYTES: usize = 2;
+
+type Gpu = CudaBackend<DriverDevice>;
+
+/// `--device`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DeviceChoice {
+    /// The first GPU, or the CPU where there is none.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// This GPU or none.
+    Cuda(i32),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.strip_prefix("cuda:").map(str::parse)) {
+            ("auto", _) => Ok(DeviceChoice::Auto),
+            ("cpu", _) => Ok(DeviceChoice::Cpu),
+            ("cuda", _) => Ok(DeviceChoice::Cuda(0)),
+            (_, Some(Ok(ordinal))) if ordinal >= 0 => Ok(DeviceChoice::Cuda(ordinal)),
+            _ => Err("auto, cpu or cuda:N".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceChoice::Auto => f.write_str("auto"),
+            DeviceChoice::Cpu => f.write_str("cpu"),
+            DeviceChoice::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}
+
+/// What the flags say about the device.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DeviceConfig {
+    /// Which one.
+    pub(crate) choice: DeviceChoice,
+    /// Threads and instruction set, if it is the CPU.
+    pub(crate) cpu: CpuOptions,
+    /// How the CPU multiplies quantised weights.
+    pub(crate) arithmetic: Arithmetic,
+}
+
+/// What a device has to give.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DeviceMemory {
+    /// Bytes that may still be taken.
+    pub(crate) available_bytes: u64,
+    /// Bytes of one K or V number.
+    pub(crate) kv_element_bytes: usize,
+}
+
+/// A device that has been opened and holds no model yet.
+pub(crate) enum Device {
+    /// The CPU.
+    Cpu(Box<CpuBackend>),
+    /// A GPU.
+    Cuda(Box<Gpu>),
+}
+
+impl Device {
+    /// Opens what was asked for. `auto` falls back to the CPU and says why in one line.
+    pub(crate) fn open(config: &DeviceConfig) -> anyhow::Result<Self> {
+        match config.choice {
+            DeviceChoice::Cpu => Self::open_cpu(config),
+            DeviceChoice::Cuda(ordinal) => open_cuda(ordinal).map_err(|why| {
+                anyhow!("--device {}: {why} (--device cpu serves without a GPU)", config.choice)
+            }),
+            DeviceChoice::Auto => open_cuda(0).or_else(|why| {
+                tracing::info!("no GPU to run on, the CPU does the work: {why}");
+                Self::open_cpu(config)
+            }),
+        }
+    }
+
+    fn open_cpu(config: &DeviceConfig) -> anyhow::Result<Self> {
+        let backend = CpuBackend::new(config.cpu).context("starting the CPU backend")?;
+        Ok(Device::Cpu(Box::new(backend.with_arithmetic(config.arithmetic))))
+    }
+
+    /// What may still be taken of its memory.
+    pub(crate) fn memory(&self) -> anyhow::Result<DeviceMemory> {
+        Ok(match self {
+            Device::Cpu(_) => DeviceMemory {
+                available_bytes: memory::available_bytes(),
+                kv_element_bytes: CPU_KV_ELEMENT_BYTES,
+            },
+            Device::Cuda(backend) => DeviceMemory {
+                available_bytes: backend.device().free_bytes()?,
+                kv_element_bytes: CUDA_KV_ELEMENT_BYTES,
+            },
+        })
+    }
+
+    /// Loads a model: packs its weights and takes all memory.
+    pub(crate) fn load(self, checkpoint: &Checkpoint, config: RunnerConfig) -> anyhow::Result<DeviceRunner> {
+        Ok(match self {
+            Device::Cpu(backend) => {
+                DeviceRunner::Cpu(Box::new(ModelRunner::load(checkpoint, *backend, config)?))
+            }
+            Device::Cuda(backend) => {
+                let runner = ModelRunner::load(checkpoint, *backend, config);
+                DeviceRunner::Cuda(Box::new(runner.context("on the GPU (--device cpu serves without it)")?))
+            }
+        })
+    }
+}
+
+fn open_cuda(ordinal: i32) -> Result<Device, CudaUnavailable> {
+    let device = DriverDevice::open(ordinal)?;
+    Ok(Device::Cuda(Box::new(CudaBackend::new(device, Element::Bf16, LinearPolicy::Fastest))))
+}
+
+/// A loaded model on its device: what the engine runs.
+pub(crate) enum DeviceRunner {
+    /// On the CPU.
+    Cpu(Box<ModelRunner<CpuBackend>>),
+    /// On a GPU.
+    Cuda(Box<ModelRunner<Gpu>>),
+}
+
+/// A launched step of a [`DeviceRunner`].
+pub(crate) enum DeviceTicket {
+    /// On the CPU.
+    Cpu(StepTicket<CpuBackend>),
+    /// On a GPU.
+    Cuda(StepTicket<Gpu>),
+}
+
+impl DeviceRunner {
+    /// What was taken at load.
+    pub(crate) fn memory(&self) -> MemoryBudget {
+        match self {
+            DeviceRunner::Cpu(runner) => runner.memory(),
+            DeviceRunner::Cuda(runner) => runner.memory(),
+        }
+    }
+
+    /// One line for the start-up table.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            DeviceRunner::Cpu(runner) => runner.describe_device(),
+            DeviceRunner::Cuda(runner) => runner.describe_device(),
+        }
+    }
+}
+
+impl Executor for DeviceRunner {
+    type Ticket = DeviceTicket;
+    type Extra = <ModelRunner<CpuBackend> as Executor>::Extra;
+
+    fn launch(&mut self, plan: &StepPlan) -> Result<DeviceTicket, ExecutorError> {
+        Ok(match self {
+            DeviceRunner::Cpu(runner) => DeviceTicket::Cpu(runner.launch(plan)?),
+            DeviceRunner::Cuda(runner) => DeviceTicket::Cuda(runner.launch(plan)?),
+        })
+    }
+
+    fn wait(&mut self, ticket: DeviceTicket) -> Result<StepOutput<Self::Extra>, ExecutorError> {
+        match (self, ticket) {
+            (DeviceRunner::Cpu(runner), DeviceTicket::Cpu(ticket)) => runner.wait(ticket),
+            (DeviceRunner::Cuda(runner), DeviceTicket::Cuda(ticket)) => runner.wait(ticket),
+            _ => unreachable!("a runner waits for its own tickets"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_read_as_it_is_printed() {
+        for text in ["auto", "cpu", "cuda:0", "cuda:7"] {
+            assert_eq!(text.parse::<DeviceChoice>().unwrap().to_string(), text);
+        }
+        assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
+        for text in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "cpu:0"] {
+            assert!(text.parse::<DeviceChoice>().is_err(), "{text}");
+        }
+    }
+}

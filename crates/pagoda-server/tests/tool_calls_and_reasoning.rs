@@ -426,6 +426,30 @@ async fn thinking_ends_when_its_budget_is_spent() {
 }
 
 #[tokio::test]
+async fn rules_on_tokens_hold_while_thinking_and_behind_it() {
+    let server = random(tool_templates::hermes(), &["<think>", "</think>"]).start().await;
+    let letters = "abc";
+    let close = server.post("/tokenize", &json!({"prompt": "</think>"})).await.ok()["tokens"][0].clone();
+    let mut allowed: Vec<Value> = letters.bytes().map(|byte| json!(byte)).collect();
+    allowed.push(close);
+    for seed in 0..8 {
+        let fields = json!({"allowed_token_ids": allowed, "bad_words": ["ab", "cc"], "seed": seed, "max_tokens": 60,
+            "thinking_token_budget": 9, "chat_template_kwargs": {"enable_thinking": true}});
+        let whole = ask(&server, &with(chat("hi"), fields)).await;
+        let message = &whole["choices"][0]["message"];
+        let num_reasoning = whole["usage"]["completion_tokens_details"]["reasoning_tokens"].as_u64().unwrap();
+        assert!(num_reasoning <= 10, "{whole}");
+        for said in [&message["reasoning"], &message["content"]] {
+            let said = said.as_str().unwrap_or_default().replace("</think>", "");
+            assert!(said.chars().all(|char| letters.contains(char)), "{said}");
+            assert!(!said.contains("ab") && !said.contains("cc"), "{said}");
+        }
+        let num_said = message["content"].as_str().unwrap().len();
+        assert!(num_said > 20, "{whole}");
+    }
+}
+
+#[tokio::test]
 async fn a_forced_call_may_be_thought_about() {
     let server = random(tool_templates::hermes(), &["<think>", "</think>"]).start().await;
     let fields = json!({"tool_choice": "required", "thinking_token_budget": 12, "max_tokens": 900,

@@ -8,7 +8,11 @@ use serde::Deserialize;
 use crate::ModelError;
 
 /// The family files that are compiled in.
-const FAMILY_FILES: [&str; 1] = [include_str!("../../../models/llama.toml")];
+const FAMILY_FILES: [&str; 3] = [
+    include_str!("../../../models/llama.toml"),
+    include_str!("../../../models/qwen2.toml"),
+    include_str!("../../../models/qwen3.toml"),
+];
 
 /// One model family.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -206,7 +210,7 @@ mod tests {
     #[test]
     fn an_unknown_architecture_lists_the_known_ones() {
         let error = Architecture::for_gguf("sparrow").unwrap_err().to_string();
-        assert_eq!(error, "architecture 'sparrow' is not supported (supported: llama)");
+        assert_eq!(error, "architecture 'sparrow' is not supported (supported: llama, qwen2, qwen3)");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! A checkpoint on disk: a GGUF file (single or split) or a Hugging Face folder with safetensors. Opening maps the files and
 //! checks everything that can be checked without reading the weights; loading borrows the weights from the mapping.
 
+mod dummy;
+mod dummy_tokenizer;
 mod gguf;
 pub(crate) mod hf;
 mod templates;
@@ -41,6 +43,12 @@ impl Checkpoint {
         let checkpoint = if metadata.is_dir() { hf::open(path)? } else { gguf::open(path)? };
         checkpoint.refuse_unexpected_tensors()?;
         Ok(checkpoint)
+    }
+
+    /// A model of the shape of a `config.json` (the file, or a folder that holds one) with random weights from the seed, for
+    /// measuring speed. Needs no weights and, in place of a tokenizer, makes one up.
+    pub fn open_dummy(path: impl AsRef<Path>, seed: u64) -> Result<Self, ModelError> {
+        dummy::open(path.as_ref(), seed)
     }
 
     /// The model's numbers.

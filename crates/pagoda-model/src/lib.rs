@@ -15,6 +15,7 @@ mod architecture;
 mod checkpoint;
 mod config;
 mod decoder;
+mod drawn;
 mod encoder;
 mod error;
 mod generation;

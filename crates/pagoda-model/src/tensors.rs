@@ -9,6 +9,7 @@ use half::{bf16, f16};
 use pagoda_backend::{HostMatrix, WeightFormat};
 
 use crate::ModelError;
+use crate::drawn::Drawn;
 use crate::mapping::Mapping;
 
 /// Every tensor of a checkpoint.
@@ -20,6 +21,7 @@ pub(crate) struct TensorTable {
 
 #[derive(Debug)]
 struct TensorEntry {
+    /// The file; no tensor that is drawn has one.
     part: usize,
     shape: Vec<usize>,
     storage: Storage,
@@ -27,6 +29,7 @@ struct TensorEntry {
 
 #[derive(Debug)]
 enum Storage {
+    Drawn { format: WeightFormat, drawn: Drawn },
     Readable { format: WeightFormat, range: Range<usize> },
     Unreadable { type_name: String },
 }
@@ -73,6 +76,11 @@ impl TensorTable {
         Ok(())
     }
 
+    /// Adds a tensor that is drawn.
+    pub(crate) fn add_drawn(&mut self, name: String, shape: Vec<usize>, format: WeightFormat, drawn: Drawn) {
+        self.entries.insert(name, TensorEntry { part: 0, shape, storage: Storage::Drawn { format, drawn } });
+    }
+
     /// Whether there is such a tensor.
     pub(crate) fn contains(&self, name: &str) -> bool {
         self.entries.contains_key(name)
@@ -88,19 +96,22 @@ impl TensorTable {
         Ok(&self.entry(name)?.shape)
     }
 
-    /// Bytes of all readable tensors as they are stored.
+    /// Bytes of all tensors as they are, or would be, stored.
     pub(crate) fn stored_bytes(&self) -> u64 {
         let bytes = |entry: &TensorEntry| match &entry.storage {
+            Storage::Drawn { format, .. } => {
+                format.row_bytes(1) as u64 * entry.shape.iter().product::<usize>() as u64
+            }
             Storage::Readable { range, .. } => range.len() as u64,
             Storage::Unreadable { .. } => 0,
         };
         self.entries.values().map(bytes).sum()
     }
 
-    /// A `[rows, cols]` weight matrix, borrowed from the mapping.
+    /// A `[rows, cols]` weight matrix, borrowed from the mapping or drawn.
     pub(crate) fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<HostMatrix<'_>, ModelError> {
         let (format, bytes) = self.readable(name, &[rows, cols])?;
-        Ok(HostMatrix { rows, cols, format, data: Cow::Borrowed(bytes) })
+        Ok(HostMatrix { rows, cols, format, data: bytes })
     }
 
     /// A parameter vector, widened to f32.
@@ -122,7 +133,7 @@ impl TensorTable {
         self.entries.get(name).ok_or_else(|| ModelError::MissingTensor { tensor: name.to_owned() })
     }
 
-    fn readable(&self, name: &str, expected: &[usize]) -> Result<(WeightFormat, &[u8]), ModelError> {
+    fn readable(&self, name: &str, expected: &[usize]) -> Result<(WeightFormat, Cow<'_, [u8]>), ModelError> {
         let entry = self.entry(name)?;
         if entry.shape != expected {
             return Err(ModelError::TensorShape {
@@ -132,8 +143,11 @@ impl TensorTable {
             });
         }
         match &entry.storage {
+            Storage::Drawn { format, drawn } => {
+                Ok((*format, Cow::Owned(drawn.bytes(expected.iter().product(), *format))))
+            }
             Storage::Readable { format, range } => {
-                Ok((*format, &self.parts[entry.part].bytes()[range.clone()]))
+                Ok((*format, Cow::Borrowed(&self.parts[entry.part].bytes()[range.clone()])))
             }
             Storage::Unreadable { type_name } => Err(ModelError::UnsupportedTensorType {
                 tensor: name.to_owned(),

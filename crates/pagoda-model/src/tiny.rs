@@ -1,4 +1,4 @@
-//! A seeded Llama of 0.16 million weights for tests: real shapes in small (grouped KV heads, three layers, a byte-level BPE
+//! A seeded Llama (or Qwen) of 0.16 million weights for tests: real shapes in small (grouped KV heads, three layers, a byte-level BPE
 //! of 512 tokens with a chat template), written in every weight format. `models/tiny` holds its f32 form and golden logits.
 //! Not a model to talk to: its weights are noise.
 
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use pagoda_backend::WeightFormat;
 
-use crate::architecture::TensorNames;
+use crate::architecture::{Presence, QkRowOrder, TensorNames};
 use crate::checkpoint::bias_name;
 use crate::config::HfConfig;
 use crate::{Architecture, ModelConfig};
@@ -23,22 +23,35 @@ const TOKENIZER_CONFIG: &str = include_str!("../../../models/tiny/tokenizer_conf
 /// The seed of the committed checkpoint.
 pub const SEED: u64 = 2026;
 
+/// Whose shape the tiny model has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TinyFamily {
+    /// The committed one.
+    Llama,
+    /// Biases on Q, K and V.
+    Qwen2,
+    /// Norms on the Q and K heads, which are twice as wide.
+    Qwen3,
+}
+
 /// One variant of the tiny model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TinyModel {
+    /// The family.
+    pub family: TinyFamily,
     /// Seed of the weights.
     pub seed: u64,
     /// Whether the embedding is the lm_head.
     pub tied: bool,
     /// Whether the frequencies are scaled as in Llama 3.1, from an original context of 256.
     pub llama3_rope: bool,
-    /// Whether every projection has a bias.
+    /// Whether every projection of a Llama has a bias.
     pub biases: bool,
 }
 
 impl Default for TinyModel {
     fn default() -> Self {
-        TinyModel { seed: SEED, tied: true, llama3_rope: false, biases: false }
+        TinyModel { family: TinyFamily::Llama, seed: SEED, tied: true, llama3_rope: false, biases: false }
     }
 }
 
@@ -65,6 +78,14 @@ pub fn write_safetensors(folder: &Path, format: WeightFormat) -> io::Result<Path
 impl TinyModel {
     fn config_json(&self) -> String {
         let mut text = CONFIG.to_owned();
+        if self.family != TinyFamily::Llama {
+            let name = if self.family == TinyFamily::Qwen2 { "2" } else { "3" };
+            text = text.replace("LlamaFor", &format!("Qwen{name}For"));
+            text = text.replace("\"llama\"", &format!("\"qwen{name}\""));
+        }
+        if self.family == TinyFamily::Qwen3 {
+            text = text.replace("\"head_dim\": 16", "\"head_dim\": 32");
+        }
         if !self.tied {
             text = text.replace("\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false");
         }
@@ -101,6 +122,10 @@ impl TinyModel {
             add(|n| &n.q, layer, &[q_width, hidden], 2.5);
             add(|n| &n.k, layer, &[kv_width, hidden], 2.5);
             add(|n| &n.v, layer, &[kv_width, hidden], 3.0);
+            if architecture.qk_norm != Presence::Never {
+                add(|n| &n.q_norm, layer, &[config.head_dim], 0.4);
+                add(|n| &n.k_norm, layer, &[config.head_dim], 0.4);
+            }
             add(|n| &n.output, layer, &[hidden, q_width], 3.0);
             add(|n| &n.ffn_norm, layer, &[hidden], 0.1);
             add(|n| &n.gate, layer, &[intermediate, hidden], 1.5);
@@ -111,15 +136,19 @@ impl TinyModel {
         if !self.tied {
             add(|n| &n.lm_head, 0, &[config.vocab_size, hidden], 2.0);
         }
-        for tensor in &mut tensors {
+        for tensor in tensors.iter_mut().filter(|_| architecture.gguf_qk_rows == QkRowOrder::Pairs) {
             if tensor.hf_name.contains("q_proj") {
                 tensor.num_rotated_heads = Some(config.num_q_heads);
             } else if tensor.hf_name.contains("k_proj") {
                 tensor.num_rotated_heads = Some(config.num_kv_heads);
             }
         }
-        if self.biases {
-            let projections = tensors.iter().filter(|tensor| tensor.hf_name.contains("_proj"));
+        if self.biases || architecture.qkv_bias == Presence::Always {
+            let is_biased = |name: &str| match self.biases {
+                true => name.contains("_proj"),
+                false => ["q_proj", "k_proj", "v_proj"].iter().any(|part| name.contains(part)),
+            };
+            let projections = tensors.iter().filter(|tensor| is_biased(&tensor.hf_name));
             let biases: Vec<TinyTensor> = projections.map(|weight| draw_bias(&mut noise, weight)).collect();
             tensors.extend(biases);
         }

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -61,20 +62,18 @@ pub(crate) struct PullArgs {
     pub(crate) store: StoreArgs,
 }
 
+/// Which model, and with what resources it runs.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct ServeArgs {
+pub(crate) struct ModelArgs {
     /// A catalogue name, an org/repo[:GGUF] of the hub, a GGUF file or a folder with safetensors; the default model if
     /// omitted.
     pub(crate) model: Option<String>,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
-
-    /// Address to listen on. Anything but loopback needs --api-key-file.
-    #[arg(long, default_value = "127.0.0.1")]
-    pub(crate) host: IpAddr,
-    /// Port to listen on; 0 takes a free one and prints it.
-    #[arg(long, default_value_t = 8000)]
-    pub(crate) port: u16,
+    /// Where the weights come from: auto reads the model's files; dummy[:SEED] draws random ones for the shape of a
+    /// config.json (that file, or its folder), to measure speed.
+    #[arg(long, default_value = "auto", value_name = "auto|dummy[:SEED]")]
+    pub(crate) load_format: LoadFormat,
 
     /// Where the model runs: auto takes the first GPU, and the CPU where there is none.
     #[arg(long, default_value = "auto", value_name = "auto|cpu|cuda:N")]
@@ -82,12 +81,12 @@ pub(crate) struct ServeArgs {
     /// Longest prompt plus output, in tokens [default: the model's own limit].
     #[arg(long, value_name = "TOKENS")]
     pub(crate) max_model_len: Option<usize>,
-    /// Most sequences that run at the same time.
-    #[arg(long, default_value_t = 32)]
-    pub(crate) max_num_seqs: usize,
-    /// Most tokens computed in one step, prompts and outputs together.
-    #[arg(long, default_value_t = 512)]
-    pub(crate) max_num_batched_tokens: usize,
+    /// Most sequences that run at the same time [default: 32].
+    #[arg(long)]
+    pub(crate) max_num_seqs: Option<usize>,
+    /// Most tokens computed in one step, prompts and outputs together [default: 512].
+    #[arg(long)]
+    pub(crate) max_num_batched_tokens: Option<usize>,
     /// Most requests that wait; the next one gets 429 [default: 4 x max-num-seqs].
     #[arg(long)]
     pub(crate) max_queued_requests: Option<usize>,
@@ -111,6 +110,19 @@ pub(crate) struct ServeArgs {
     /// activations.
     #[arg(long, default_value = "f32", value_parser = ["f32", "int16"])]
     pub(crate) cpu_arithmetic: String,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+
+    /// Address to listen on. Anything but loopback needs --api-key-file.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub(crate) host: IpAddr,
+    /// Port to listen on; 0 takes a free one and prints it.
+    #[arg(long, default_value_t = 8000)]
+    pub(crate) port: u16,
 
     /// Names that clients may use for the model, separated by commas [default: the name it was loaded by].
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
@@ -220,6 +232,31 @@ pub(crate) struct BenchServeArgs {
     pub(crate) json: Option<PathBuf>,
 }
 
+/// Where weights come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LoadFormat {
+    /// The model's files.
+    Auto,
+    /// A seeded random generator.
+    Dummy {
+        /// Its seed.
+        seed: u64,
+    },
+}
+
+impl FromStr for LoadFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, seed) = text.split_once(':').unwrap_or((text, "0"));
+        match (name, seed.parse()) {
+            ("auto", _) if text == "auto" => Ok(LoadFormat::Auto),
+            ("dummy", Ok(seed)) => Ok(LoadFormat::Dummy { seed }),
+            _ => Err(format!("{text:?} is none of auto, dummy, dummy:SEED")),
+        }
+    }
+}
+
 /// `800M`, `2GiB`, `1000000`: decimal units without `i`, binary ones with it.
 fn parse_bytes(text: &str) -> Result<u64, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -246,6 +283,16 @@ mod tests {
     fn flags_are_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn load_formats_are_read_with_their_seeds() {
+        assert_eq!("auto".parse(), Ok(LoadFormat::Auto));
+        assert_eq!("dummy".parse(), Ok(LoadFormat::Dummy { seed: 0 }));
+        assert_eq!("dummy:7".parse(), Ok(LoadFormat::Dummy { seed: 7 }));
+        for bad in ["", "auto:1", "dummy:", "dummy:-1", "gguf"] {
+            assert!(bad.parse::<LoadFormat>().is_err(), "{bad:?} was accepted");
+        }
     }
 
     #[test]

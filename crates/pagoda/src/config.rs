@@ -11,12 +11,15 @@ use pagoda_engine::EngineConfig;
 use pagoda_model::{Checkpoint, MemoryBudget, ModelConfig, RunnerConfig, kv_bytes_per_block};
 use pagoda_server::{ApiKeys, AutoToolChoice, ServerConfig};
 
-use crate::args::ServeArgs;
+use crate::args::{ModelArgs, ServeArgs};
 use crate::device::{DeviceConfig, DeviceMemory};
 use crate::pull::bytes_text;
 
 /// A context window below this is of no use to anyone: the start is refused.
 const MIN_MODEL_LEN: usize = 64;
+/// Sequences that run at the same time, and tokens of a step, unless the flags say otherwise.
+const MAX_NUM_SEQS: usize = 32;
+const MAX_NUM_BATCHED_TOKENS: usize = 512;
 /// Requests that wait, per sequence that runs: more would wait longer than clients do.
 const QUEUED_PER_SEQ: usize = 4;
 /// Part of the available memory that the KV cache takes unasked: a CPU's memory belongs to others too.
@@ -100,13 +103,14 @@ pub(crate) fn served_name(model: &str) -> String {
     }
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let name = name.strip_suffix(".gguf").unwrap_or(&name).to_owned();
+    let name =
+        [".gguf", ".json"].iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(&name).to_owned();
     if name.is_empty() { "model".to_owned() } else { name }
 }
 
 impl DeviceConfig {
     /// Checks the flags about the device.
-    pub(crate) fn resolve(args: &ServeArgs) -> anyhow::Result<Self> {
+    pub(crate) fn resolve(args: &ModelArgs) -> anyhow::Result<Self> {
         Ok(DeviceConfig {
             choice: args.device,
             cpu: CpuOptions { num_threads: num_threads(args)?, isa: isa(args)? },
@@ -118,7 +122,7 @@ impl DeviceConfig {
 impl Config {
     /// Checks the flags about the model against the model and the machine, and sizes the KV pool.
     pub(crate) fn resolve(
-        args: &ServeArgs,
+        args: &ModelArgs,
         checkpoint: &Checkpoint,
         device: DeviceMemory,
     ) -> anyhow::Result<Self> {
@@ -128,8 +132,11 @@ impl Config {
         let runner = RunnerConfig {
             block_size: args.block_size,
             num_blocks: pool.num_blocks,
-            max_num_seqs: args.max_num_seqs,
-            max_num_batched_tokens: args.max_num_batched_tokens,
+            max_num_seqs: max_num_seqs(args),
+            // Every sequence that runs gets a token in every step.
+            max_num_batched_tokens: args
+                .max_num_batched_tokens
+                .unwrap_or(MAX_NUM_BATCHED_TOKENS.max(max_num_seqs(args))),
             max_model_len: pool.max_model_len,
         };
         let memory = MemoryBudget::plan(checkpoint, device.kv_element_bytes, &runner);
@@ -145,7 +152,7 @@ impl Config {
             );
         }
         let config = Config {
-            max_queued_requests: args.max_queued_requests.unwrap_or(QUEUED_PER_SEQ * args.max_num_seqs),
+            max_queued_requests: args.max_queued_requests.unwrap_or(QUEUED_PER_SEQ * max_num_seqs(args)),
             watermark_blocks: (pool.num_blocks / 100).clamp(1, 16),
             prefix_caching: !args.no_prefix_caching,
             vocab_size: checkpoint.num_choosable_tokens(),
@@ -182,12 +189,12 @@ struct Pool {
 
 impl Pool {
     fn resolve(
-        args: &ServeArgs,
+        args: &ModelArgs,
         model: &ModelConfig,
         device: DeviceMemory,
         warnings: &mut Vec<String>,
     ) -> anyhow::Result<Self> {
-        if args.block_size == 0 || args.max_num_seqs == 0 {
+        if args.block_size == 0 || max_num_seqs(args) == 0 {
             bail!("--block-size and --max-num-seqs must be at least 1");
         }
         let model_limit = model.max_position_embeddings;
@@ -196,7 +203,7 @@ impl Pool {
             bail!("--max-model-len {wanted_len}: this model can do {MIN_MODEL_LEN} to {model_limit} tokens");
         }
         let block_bytes = kv_bytes_per_block(model, device.kv_element_bytes, args.block_size).max(1);
-        let wanted_blocks = 2 + args.max_num_seqs.saturating_mul(wanted_len.div_ceil(args.block_size));
+        let wanted_blocks = 2 + max_num_seqs(args).saturating_mul(wanted_len.div_ceil(args.block_size));
         let num_blocks = match args.kv_cache_memory {
             Some(bytes) => usize::try_from(bytes / block_bytes)?,
             None => {
@@ -220,7 +227,7 @@ impl Pool {
     }
 
     /// A window that the user did not ask for shrinks to the pool; one that was asked for is refused.
-    fn fit(self, args: &ServeArgs, block_bytes: u64, warnings: &mut Vec<String>) -> anyhow::Result<Self> {
+    fn fit(self, args: &ModelArgs, block_bytes: u64, warnings: &mut Vec<String>) -> anyhow::Result<Self> {
         let needed = EngineConfig::min_num_blocks(self.max_model_len, args.block_size);
         if self.num_blocks >= needed {
             return Ok(self);
@@ -244,8 +251,12 @@ impl Pool {
     }
 }
 
+fn max_num_seqs(args: &ModelArgs) -> usize {
+    args.max_num_seqs.unwrap_or(MAX_NUM_SEQS)
+}
+
 /// Threads of the model.
-pub(crate) fn num_threads(args: &ServeArgs) -> anyhow::Result<usize> {
+pub(crate) fn num_threads(args: &ModelArgs) -> anyhow::Result<usize> {
     match args.threads {
         Some(0) => bail!("--threads must be at least 1"),
         Some(threads) => Ok(threads),
@@ -254,7 +265,7 @@ pub(crate) fn num_threads(args: &ServeArgs) -> anyhow::Result<usize> {
     }
 }
 
-fn isa(args: &ServeArgs) -> anyhow::Result<Option<Isa>> {
+fn isa(args: &ModelArgs) -> anyhow::Result<Option<Isa>> {
     let isa = match args.isa.as_deref() {
         None => return Ok(Some(Isa::detect())),
         Some("avx2") => Isa::Avx2,
@@ -279,6 +290,10 @@ mod tests {
             Command::Serve(args) => *args,
             _ => unreachable!(),
         }
+    }
+
+    fn model_args(flags: &[&str]) -> ModelArgs {
+        serve_args(flags).model
     }
 
     #[test]
@@ -323,11 +338,11 @@ mod tests {
     fn a_window_nobody_asked_for_shrinks_and_one_that_was_asked_for_is_refused() {
         let mut warnings = Vec::new();
         let pool = Pool { num_blocks: 102, max_model_len: 8192 };
-        let fitted = pool.fit(&serve_args(&[]), 1000, &mut warnings).unwrap();
+        let fitted = pool.fit(&model_args(&[]), 1000, &mut warnings).unwrap();
         assert_eq!(fitted, Pool { num_blocks: 102, max_model_len: 1600 });
         assert!(warnings[0].contains("--kv-cache-memory"), "{warnings:?}");
-        assert!(pool.fit(&serve_args(&["--max-model-len", "8192"]), 1000, &mut warnings).is_err());
+        assert!(pool.fit(&model_args(&["--max-model-len", "8192"]), 1000, &mut warnings).is_err());
         let tiny = Pool { num_blocks: 3, max_model_len: 8192 };
-        assert!(tiny.fit(&serve_args(&[]), 1000, &mut warnings).is_err());
+        assert!(tiny.fit(&model_args(&[]), 1000, &mut warnings).is_err());
     }
 }

@@ -54,7 +54,7 @@ impl EmbeddingChoice {
             names => names.to_vec(),
         };
         // The decoder keeps half of the threads to itself even while texts are embedded.
-        let num_threads = (num_threads(args)? / 2).max(1);
+        let num_threads = (num_threads(&args.model)? / 2).max(1);
         Ok(Some(EmbeddingChoice { model: model.to_owned(), names, max_len, num_threads }))
     }
 

@@ -2,17 +2,17 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use pagoda_model::Checkpoint;
+use pagoda_model::{Checkpoint, ModelError};
 use pagoda_server::{ConnectionLimits, Server};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::args::ServeArgs;
+use crate::args::{LoadFormat, ServeArgs};
 use crate::config::{Config, ListenConfig};
 use crate::device::{Device, DeviceConfig};
 use crate::embedding::EmbeddingChoice;
@@ -26,8 +26,8 @@ const OPEN_WARNING_PERIOD: Duration = Duration::from_secs(60);
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
     environment::bound_candle_threads();
     start_log(&args);
-    let store = Arc::new(environment::model_store(&args.store)?);
-    let model = args.model.clone().unwrap_or_else(|| store.catalogue.default.clone());
+    let store = Arc::new(environment::model_store(&args.model.store)?);
+    let model = args.model.model.clone().unwrap_or_else(|| store.catalogue.default.clone());
     let listen = ListenConfig::resolve(&args, &model)?;
     let embedding = EmbeddingChoice::resolve(&args, &store)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -161,16 +161,25 @@ pub(crate) struct Loaded {
 
 /// The device first: whoever asked for one that is not there need not wait for the model to be fetched.
 fn open_and_load(args: &ServeArgs, store: &ModelStore, model: &str) -> anyhow::Result<Loaded> {
-    let device = Device::open(&DeviceConfig::resolve(args)?)?;
+    let device = Device::open(&DeviceConfig::resolve(&args.model)?)?;
     let path = store.locate(model)?;
-    let checkpoint = Checkpoint::open(&path).with_context(|| format!("{model} cannot be served"))?;
-    let config = Config::resolve(args, &checkpoint, device.memory()?)?;
+    let checkpoint = open_checkpoint(args.model.load_format, &path)
+        .with_context(|| format!("{model} cannot be served"))?;
+    let config = Config::resolve(&args.model, &checkpoint, device.memory()?)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
     let wired = wire::load(&checkpoint, args, &config, device)?;
     let description = banner::describe(checkpoint.config());
     Ok(Loaded { path, description, config, wired })
+}
+
+/// Opens a checkpoint, or makes one up.
+pub(crate) fn open_checkpoint(load_format: LoadFormat, path: &Path) -> Result<Checkpoint, ModelError> {
+    match load_format {
+        LoadFormat::Auto => Checkpoint::open(path),
+        LoadFormat::Dummy { seed } => Checkpoint::open_dummy(path, seed),
+    }
 }
 
 async fn warn_of_open_server(address: SocketAddr) {

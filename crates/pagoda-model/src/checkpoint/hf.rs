@@ -15,25 +15,14 @@ use crate::generation::GenerationConfig;
 use crate::mapping::Mapping;
 use crate::tensors::{DeclaredTensor, TensorTable};
 use crate::text_assets::is_end_token;
-use crate::{ModelError, TextAssets};
+use crate::{GenerationDefaults, ModelConfig, ModelError, TextAssets};
 
 /// Real tokenizer files reach some 40 MB.
 const MAX_JSON_BYTES: u64 = 256 << 20;
 
 /// Opens the folder.
 pub(super) fn open(folder: &Path) -> Result<Checkpoint, ModelError> {
-    let config_path = folder.join("config.json");
-    let hf_config: HfConfig = read_json(&config_path)?.ok_or_else(|| ModelError::InvalidFile {
-        path: folder.to_owned(),
-        problem: "has no config.json (give a safetensors folder or a .gguf file)".to_owned(),
-    })?;
-    let config = hf_config.resolve()?;
-    let generation: GenerationConfig = read_json(&folder.join("generation_config.json"))?.unwrap_or_default();
-    let mut text_assets = read_text_assets(folder)?;
-    let named_ids = generation.eos_token_id.clone().or(hf_config.eos_token_id);
-    text_assets.stop_token_ids.extend(named_ids.into_iter().flat_map(|ids| ids.into_vec()));
-    text_assets.stop_token_ids.sort_unstable();
-    text_assets.stop_token_ids.dedup();
+    let Description { config, text_assets, generation_defaults, .. } = describe(folder)?;
     let mut tensors = TensorTable::default();
     for path in weight_files(folder)? {
         let mapping = Mapping::open(&path)?;
@@ -43,10 +32,52 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint, ModelError> {
     Ok(Checkpoint {
         config,
         text_assets,
-        generation_defaults: generation.defaults()?,
+        generation_defaults,
         tensors,
         format: CheckpointFormat::Safetensors,
     })
+}
+
+/// Everything about a checkpoint but its weights.
+pub(super) struct Description {
+    pub(super) hf_config: HfConfig,
+    pub(super) config: ModelConfig,
+    pub(super) text_assets: TextAssets,
+    pub(super) generation_defaults: GenerationDefaults,
+}
+
+/// Reads `config.json` and what lies beside it.
+pub(super) fn describe(folder: &Path) -> Result<Description, ModelError> {
+    let hf_config = read_json(&folder.join("config.json"))?.ok_or_else(|| ModelError::InvalidFile {
+        path: folder.to_owned(),
+        problem: "has no config.json (give a safetensors folder or a .gguf file)".to_owned(),
+    })?;
+    let generation: GenerationConfig = read_json(&folder.join("generation_config.json"))?.unwrap_or_default();
+    Description::new(hf_config, generation, read_text_assets(folder)?)
+}
+
+/// Reads a `config.json` under any name, without anything beside it.
+pub(super) fn describe_file(path: &Path) -> Result<Description, ModelError> {
+    let hf_config = read_json(path)?.ok_or_else(|| ModelError::InvalidFile {
+        path: path.to_owned(),
+        problem: "is not there".to_owned(),
+    })?;
+    Description::new(hf_config, GenerationConfig::default(), TextAssets::default())
+}
+
+impl Description {
+    fn new(
+        hf_config: HfConfig,
+        generation: GenerationConfig,
+        mut text_assets: TextAssets,
+    ) -> Result<Self, ModelError> {
+        let config = hf_config.resolve()?;
+        let named_ids = generation.eos_token_id.clone().or(hf_config.eos_token_id.clone());
+        text_assets.stop_token_ids.extend(named_ids.into_iter().flat_map(|ids| ids.into_vec()));
+        text_assets.stop_token_ids.sort_unstable();
+        text_assets.stop_token_ids.dedup();
+        Ok(Description { hf_config, config, text_assets, generation_defaults: generation.defaults()? })
+    }
 }
 
 /// `model.safetensors.index.json`.

@@ -1,5 +1,6 @@
 //! `config.json` of a Hugging Face checkpoint.
 
+use pagoda_backend::WeightFormat;
 use serde::Deserialize;
 
 use crate::architecture::{ActivationKind, Architecture};
@@ -25,8 +26,16 @@ pub(crate) struct HfConfig {
     rope_parameters: Option<HfRope>,
     tie_word_embeddings: Option<bool>,
     sliding_window: Option<u32>,
+    use_sliding_window: Option<bool>,
+    /// Of all four attention projections.
+    pub(crate) attention_bias: Option<bool>,
+    /// Of the feed-forward projections.
+    pub(crate) mlp_bias: Option<bool>,
     hidden_act: Option<String>,
     quantization_config: Option<serde_json::Value>,
+    /// The weights' type, under its old name or its new one.
+    #[serde(alias = "dtype")]
+    torch_dtype: Option<String>,
     /// The end-of-text tokens, used where `generation_config.json` names none.
     pub(crate) eos_token_id: Option<OneOrMany>,
 }
@@ -71,6 +80,11 @@ impl HfConfig {
             return Err(ModelError::Unsupported("safetensors with a quantization_config".to_owned()));
         }
         self.check_activation(architecture)?;
+        // The families that know this switch have the window in some of their layers.
+        if self.use_sliding_window == Some(true) {
+            return Err(ModelError::Unsupported("a sliding window in some layers".to_owned()));
+        }
+        let sliding_window = self.sliding_window.filter(|_| self.use_sliding_window.is_none());
         if self.num_attention_heads == 0 {
             return Err(ModelError::config("num_attention_heads", "is 0"));
         }
@@ -92,10 +106,19 @@ impl HfConfig {
             max_position_embeddings: (self.max_position_embeddings as f64 * stretch) as usize,
             rms_norm_eps: self.rms_norm_eps as f32,
             rope: RopeConfig { theta, rotary_dim: head_dim, scaling },
-            sliding_window: self.sliding_window,
+            sliding_window,
             tie_word_embeddings: self.tie_word_embeddings.unwrap_or(false),
         }
         .validated()
+    }
+
+    /// How weights of this configuration are stored; bf16 where it does not say.
+    pub(crate) fn weight_format(&self) -> WeightFormat {
+        match self.torch_dtype.as_deref() {
+            Some("float32") => WeightFormat::F32,
+            Some("float16") => WeightFormat::F16,
+            _ => WeightFormat::Bf16,
+        }
     }
 
     fn check_activation(&self, architecture: &Architecture) -> Result<(), ModelError> {
@@ -184,6 +207,7 @@ mod tests {
             (r#", "head_dim": 7"#, "is odd"),
             (r#", "head_dim": 18446744073709551615"#, "head dimension"),
             (r#", "sliding_window": 0"#, "sliding window"),
+            (r#", "sliding_window": 8, "use_sliding_window": true"#, "window in some layers"),
             (r#", "rope_theta": 0"#, "rope theta"),
         ] {
             let error = resolve(extra).unwrap_err().to_string();

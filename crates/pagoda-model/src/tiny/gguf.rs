@@ -61,8 +61,9 @@ impl TinyModel {
     fn gguf_metadata(&self) -> Vec<(String, Value)> {
         let config = self.config();
         let number = |value: usize| Value::U32(value as u32);
+        let name = &config.architecture.gguf_architectures[0];
         let mut metadata: Vec<(&str, Value)> = vec![
-            ("general.architecture", Value::String("llama".to_owned())),
+            ("general.architecture", Value::String(name.clone())),
             ("general.name", Value::String("tiny".to_owned())),
             ("llama.block_count", number(config.num_layers)),
             ("llama.context_length", number(config.max_position_embeddings)),
@@ -71,11 +72,15 @@ impl TinyModel {
             ("llama.attention.head_count", number(config.num_q_heads)),
             ("llama.attention.head_count_kv", number(config.num_kv_heads)),
             ("llama.attention.layer_norm_rms_epsilon", Value::F32(config.rms_norm_eps)),
+            ("llama.attention.key_length", number(config.head_dim)),
+            ("llama.attention.value_length", number(config.head_dim)),
             ("llama.rope.dimension_count", number(config.rope.rotary_dim)),
             ("llama.rope.freq_base", Value::F32(config.rope.theta as f32)),
         ];
         metadata.extend(tokenizer_metadata());
-        metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+        let key =
+            |key: &str| key.strip_prefix("llama.").map_or(key.to_owned(), |key| format!("{name}.{key}"));
+        metadata.into_iter().map(|(name, value)| (key(name), value)).collect()
     }
 }
 

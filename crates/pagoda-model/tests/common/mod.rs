@@ -55,7 +55,10 @@ impl Session {
 
     pub fn with_limits(path: &Path, limits: RunnerConfig) -> Self {
         let checkpoint = Checkpoint::open(path).unwrap();
-        let runner = ModelRunner::load(&checkpoint, backend(), limits).unwrap();
+        Self::new(ModelRunner::load(&checkpoint, backend(), limits).unwrap(), limits)
+    }
+
+    pub fn new(runner: Runner, limits: RunnerConfig) -> Self {
         let config = EngineConfig {
             block_size: limits.block_size,
             num_blocks: limits.num_blocks,

@@ -25,10 +25,10 @@ constexpr uint32_t WARPS = HEAD_DIM == 256 ? 2 : 4;
 template <uint32_t HEAD_DIM>
 constexpr uint32_t STAGES = HEAD_DIM == 64 ? 4 : HEAD_DIM == 96 ? 3 : 2;
 
-template <class T, uint32_t HEAD_DIM>
+template <class Kv, uint32_t HEAD_DIM>
 struct Stage {
-    T k[STEP_KEYS][ROW_STRIDE<HEAD_DIM>];
-    T v[STEP_KEYS][ROW_STRIDE<HEAD_DIM>];
+    KvTile<Kv, HEAD_DIM, STEP_KEYS> k;
+    KvTile<Kv, HEAD_DIM, STEP_KEYS> v;
 };
 
 // What the warps have gathered, before they are added up.
@@ -39,11 +39,11 @@ struct Gathered {
     float sum[WARPS<HEAD_DIM>][DECODE_HEADS];
 };
 
-template <class T, uint32_t HEAD_DIM>
+template <class T, class Kv, uint32_t HEAD_DIM>
 struct Shared {
-    T q[DECODE_HEADS][ROW_STRIDE<HEAD_DIM>];
+    T q[DECODE_HEADS][Q_STRIDE<HEAD_DIM, Kv>];
     union {
-        Stage<T, HEAD_DIM> stages[WARPS<HEAD_DIM>][STAGES<HEAD_DIM>];
+        Stage<Kv, HEAD_DIM> stages[WARPS<HEAD_DIM>][STAGES<HEAD_DIM>];
         Gathered<HEAD_DIM> gathered;
     };
     uint32_t is_last;
@@ -86,31 +86,40 @@ __device__ __forceinline__ Split locate_split(const PagedAttentionParams& params
 }
 
 // Starts the copies of one step of this warp: 16 keys and values, which lie in one block of the cache.
-template <class T, uint32_t HEAD_DIM>
+template <class Kv, uint32_t HEAD_DIM>
 __device__ __forceinline__ void fetch_step(const PagedAttentionParams& params, const Split& split, uint32_t step,
-                                           Stage<T, HEAD_DIM>& stage) {
-    constexpr uint32_t VECTORS = HEAD_DIM / VECTOR;  // of a key
+                                           Stage<Kv, HEAD_DIM>& stage) {
+    constexpr uint32_t PIECE = 16 / sizeof(Kv);        // channels of one copy
+    constexpr uint32_t PIECES = HEAD_DIM / PIECE;      // of a key
+    const uint32_t lane = threadIdx.x % WARP_SIZE;
     const uint32_t first_key = split.first_key + step * STEP_KEYS;
     const uint32_t* table = params.block_tables + params.block_table_starts[split.sequence];
     const uint32_t block = table[first_key >> params.kv.log2_block_size];
     const uint32_t offset = first_key & ((1u << params.kv.log2_block_size) - 1);
-    const T* k = kv_tile<T>(params.kv, params.layer, block, KV_K, split.kv_head) + size_t(offset) * HEAD_DIM;
-    const T* v = kv_tile<T>(params.kv, params.layer, block, KV_V, split.kv_head) + size_t(offset) * HEAD_DIM;
+    const Kv* k_tile = kv_tile<Kv>(params.kv, params.layer, block, KV_K, split.kv_head);
+    const Kv* v_tile = kv_tile<Kv>(params.kv, params.layer, block, KV_V, split.kv_head);
+    const Kv* k = k_tile + size_t(offset) * HEAD_DIM;
+    const Kv* v = v_tile + size_t(offset) * HEAD_DIM;
 #pragma unroll
-    for (uint32_t turn = 0; turn < STEP_KEYS * VECTORS / WARP_SIZE; ++turn) {
-        const uint32_t vector = turn * WARP_SIZE + threadIdx.x % WARP_SIZE;
-        const uint32_t key = vector / VECTORS, channel = vector % VECTORS * VECTOR;
+    for (uint32_t turn = 0; turn < STEP_KEYS * PIECES / WARP_SIZE; ++turn) {
+        const uint32_t piece = turn * WARP_SIZE + lane;
+        const uint32_t key = piece / PIECES, channel = piece % PIECES * PIECE;
         // Slots behind the context were never written: zeros instead, since 0 * NaN is NaN.
         const bool is_valid = first_key + key < split.visible.end;
-        copy_async16(&stage.k[key][channel], k + key * HEAD_DIM + channel, is_valid);
-        copy_async16(&stage.v[key][channel], v + key * HEAD_DIM + channel, is_valid);
+        copy_async16(&stage.k.rows[key][channel], k + key * HEAD_DIM + channel, is_valid);
+        copy_async16(&stage.v.rows[key][channel], v + key * HEAD_DIM + channel, is_valid);
+    }
+    if constexpr (IS_E4M3<Kv>) {
+        const uint32_t num_valid = min(split.visible.end - first_key, SCALE_GROUP);
+        if (lane == 0) copy_async_part16(stage.k.scales, kv_scales(params.kv, k_tile) + offset, num_valid);
+        if (lane == 1) copy_async_part16(stage.v.scales, kv_scales(params.kv, v_tile) + offset, num_valid);
     }
 }
 
 // Q of the block's heads into shared memory; rows without a head are zero.
-template <class T, uint32_t HEAD_DIM>
+template <class T, class Kv, uint32_t HEAD_DIM>
 __device__ __forceinline__ void load_query(const PagedAttentionParams& params, const Split& split,
-                                           Shared<T, HEAD_DIM>& shared) {
+                                           Shared<T, Kv, HEAD_DIM>& shared) {
     const uint32_t width = (params.num_q_heads + 2 * params.kv.num_kv_heads) * HEAD_DIM;
     const T* q = static_cast<const T*>(params.qkv) + size_t(split.row) * width + split.first_head * HEAD_DIM;
     constexpr uint32_t VECTORS = HEAD_DIM / VECTOR;
@@ -123,23 +132,21 @@ __device__ __forceinline__ void load_query(const PagedAttentionParams& params, c
 }
 
 // This warp's steps of the split.
-template <class T, uint32_t HEAD_DIM>
+template <class T, class Kv, uint32_t HEAD_DIM>
 __device__ __forceinline__ void attend_steps(const PagedAttentionParams& params, const Split& split,
-                                             Shared<T, HEAD_DIM>& shared, RowState<HEAD_DIM>& state) {
+                                             Shared<T, Kv, HEAD_DIM>& shared, RowState<HEAD_DIM>& state) {
     constexpr uint32_t NUM_STAGES = STAGES<HEAD_DIM>;
-    const uint32_t warp = threadIdx.x / WARP_SIZE, lane = threadIdx.x % WARP_SIZE;
+    const uint32_t warp = threadIdx.x / WARP_SIZE;
     auto& stages = shared.stages[warp];
     const ScoreRule rule{params.scale, params.softcap};
     const KeyRange range[2] = {split.visible, split.visible};
-    const T* q_row = &shared.q[lane % 16][lane / 16 * VECTOR];
-    auto load_q = [q_row](uint32_t step, uint32_t(&a)[4]) { ldmatrix_x4(a, q_row + step * 16); };
     // The first step of this warp that holds a visible key.
     const uint32_t hidden = split.visible.first > split.first_key ? (split.visible.first - split.first_key) / STEP_KEYS : 0;
     const uint32_t first = hidden + (warp + WARPS<HEAD_DIM> - hidden % WARPS<HEAD_DIM>) % WARPS<HEAD_DIM>;
     uint32_t next = first;
 #pragma unroll
     for (uint32_t stage = 0; stage < NUM_STAGES - 1; ++stage) {
-        if (next < split.num_steps) fetch_step<T, HEAD_DIM>(params, split, next, stages[stage]);
+        if (next < split.num_steps) fetch_step<Kv, HEAD_DIM>(params, split, next, stages[stage]);
         copy_async_commit();
         next += WARPS<HEAD_DIM>;
     }
@@ -148,23 +155,23 @@ __device__ __forceinline__ void attend_steps(const PagedAttentionParams& params,
         // All lanes have read the stage that is filled next.
         __syncwarp();
         if (next < split.num_steps) {
-            fetch_step<T, HEAD_DIM>(params, split, next, stages[(turn + NUM_STAGES - 1) % NUM_STAGES]);
+            fetch_step<Kv, HEAD_DIM>(params, split, next, stages[(turn + NUM_STAGES - 1) % NUM_STAGES]);
         }
         copy_async_commit();
         next += WARPS<HEAD_DIM>;
         copy_async_wait<NUM_STAGES - 1>();
         __syncwarp();
-        const Stage<T, HEAD_DIM>& stage = stages[turn % NUM_STAGES];
+        const Stage<Kv, HEAD_DIM>& stage = stages[turn % NUM_STAGES];
         float scores[STEP_KEYS / 8][4];
-        score_keys<T, HEAD_DIM, STEP_KEYS>(scores, &stage.k[0][0], load_q);
+        score_keys<T, HEAD_DIM, STEP_KEYS>(scores, &shared.q[0][0], stage.k);
         soften<HEAD_DIM, STEP_KEYS>(scores, state, rule, range, split.first_key + step * STEP_KEYS);
-        weigh_values<T, HEAD_DIM, STEP_KEYS>(state, scores, &stage.v[0][0]);
+        weigh_values<T, HEAD_DIM, STEP_KEYS>(state, scores, stage.v);
     }
     copy_async_wait<0>();
     sum_rows(state);
 }
 
-template <uint32_t HEAD_DIM>
+template <class Kv, uint32_t HEAD_DIM>
 __device__ __forceinline__ void gather(const RowState<HEAD_DIM>& state, Gathered<HEAD_DIM>& gathered) {
     const uint32_t warp = threadIdx.x / WARP_SIZE, g = threadIdx.x % WARP_SIZE / 4, t = threadIdx.x % 4;
 #pragma unroll
@@ -172,8 +179,8 @@ __device__ __forceinline__ void gather(const RowState<HEAD_DIM>& state, Gathered
         const uint32_t row = g + 8 * half;
 #pragma unroll
         for (uint32_t n = 0; n < HEAD_DIM / 8; ++n) {
-            gathered.out[warp][row][n * 8 + 2 * t] = state.out[n][2 * half];
-            gathered.out[warp][row][n * 8 + 2 * t + 1] = state.out[n][2 * half + 1];
+            gathered.out[warp][row][channel_of<Kv>(n, 0)] = state.out[n][2 * half];
+            gathered.out[warp][row][channel_of<Kv>(n, 1)] = state.out[n][2 * half + 1];
         }
         if (t == 0) {
             gathered.maximum[warp][row] = state.maximum[half];
@@ -231,18 +238,18 @@ __device__ __forceinline__ void add_splits(const PagedAttentionParams& params, c
     }
 }
 
-template <class T, uint32_t HEAD_DIM>
+template <class T, class Kv, uint32_t HEAD_DIM>
 __device__ void paged_attention_decode(const PagedAttentionParams& params) {
-    auto& shared = shared_memory<Shared<T, HEAD_DIM>>();
+    auto& shared = shared_memory<Shared<T, Kv, HEAD_DIM>>();
     const Split split = locate_split(params);
     if (split.index < split.first_index) return;  // out of the window
-    load_query<T, HEAD_DIM>(params, split, shared);
+    load_query<T, Kv, HEAD_DIM>(params, split, shared);
     __syncthreads();
     RowState<HEAD_DIM> state;
-    attend_steps<T, HEAD_DIM>(params, split, shared, state);
+    attend_steps<T, Kv, HEAD_DIM>(params, split, shared, state);
     // The stages become the place to gather: every warp must have read its last one.
     __syncthreads();
-    gather<HEAD_DIM>(state, shared.gathered);
+    gather<Kv, HEAD_DIM>(state, shared.gathered);
     __syncthreads();
     add_warps<T, HEAD_DIM>(params, split, shared.gathered);
     const uint32_t num_splits = split.end_index - split.first_index;
@@ -259,16 +266,24 @@ __device__ void paged_attention_decode(const PagedAttentionParams& params) {
     if (threadIdx.x == 0) *arrivals = 0;
 }
 
-#define DECODE(T, HEAD_DIM)                                                                                    \
-    PAGODA_KERNEL(paged_attention_decode_##T##_d##HEAD_DIM, PagedAttentionParams, WARPS<HEAD_DIM>* WARP_SIZE, \
-                  (sizeof(Shared<T, HEAD_DIM>))) { \
-        paged_attention_decode<T, HEAD_DIM>(params);                                                           \
+#define DECODE(T, KV, KIND, HEAD_DIM)                                                                        \
+    PAGODA_KERNEL(paged_attention_decode_##KIND##_d##HEAD_DIM, PagedAttentionParams, WARPS<HEAD_DIM>* WARP_SIZE, \
+                  (sizeof(Shared<T, KV, HEAD_DIM>))) {                                                       \
+        paged_attention_decode<T, KV, HEAD_DIM>(params);                                                     \
     }
-DECODE(bf16, 64)
-DECODE(bf16, 96)
-DECODE(bf16, 128)
-DECODE(bf16, 256)
-DECODE(f16, 64)
-DECODE(f16, 96)
-DECODE(f16, 128)
-DECODE(f16, 256)
+DECODE(bf16, bf16, bf16, 64)
+DECODE(bf16, bf16, bf16, 96)
+DECODE(bf16, bf16, bf16, 128)
+DECODE(bf16, bf16, bf16, 256)
+DECODE(f16, f16, f16, 64)
+DECODE(f16, f16, f16, 96)
+DECODE(f16, f16, f16, 128)
+DECODE(f16, f16, f16, 256)
+DECODE(bf16, e4m3, e4m3_bf16, 64)
+DECODE(bf16, e4m3, e4m3_bf16, 96)
+DECODE(bf16, e4m3, e4m3_bf16, 128)
+DECODE(bf16, e4m3, e4m3_bf16, 256)
+DECODE(f16, e4m3, e4m3_f16, 64)
+DECODE(f16, e4m3, e4m3_f16, 96)
+DECODE(f16, e4m3, e4m3_f16, 128)
+DECODE(f16, e4m3, e4m3_f16, 256)

@@ -58,6 +58,20 @@ template <>
 __device__ __forceinline__ f16 from_bits<f16>(uint16_t bits) {
     return __ushort_as_half(bits);
 }
+
+// Two products in one register.
+template <class T>
+__device__ __forceinline__ uint32_t multiply2(uint32_t a, uint32_t b);
+template <>
+__device__ __forceinline__ uint32_t multiply2<bf16>(uint32_t a, uint32_t b) {
+    const __nv_bfloat162 product = __hmul2(reinterpret_cast<__nv_bfloat162&>(a), reinterpret_cast<__nv_bfloat162&>(b));
+    return reinterpret_cast<const uint32_t&>(product);
+}
+template <>
+__device__ __forceinline__ uint32_t multiply2<f16>(uint32_t a, uint32_t b) {
+    const __half2 product = __hmul2(reinterpret_cast<__half2&>(a), reinterpret_cast<__half2&>(b));
+    return reinterpret_cast<const uint32_t&>(product);
+}
 #endif
 
 constexpr uint32_t WARP_SIZE = 32;
@@ -76,6 +90,14 @@ template <class T>
 __device__ __forceinline__ float high_of(uint32_t pair) {
     return to_float(from_bits<T>(uint16_t(pair >> 16)));
 }
+
+#ifdef PAGODA_SIMT
+// Two products in one register.
+template <class T>
+inline uint32_t multiply2(uint32_t a, uint32_t b) {
+    return pack2<T>(low_of<T>(a) * low_of<T>(b), high_of<T>(a) * high_of<T>(b));
+}
+#endif
 
 // Eight elements: one 16-byte access. `from` and `to` are 16-byte aligned.
 constexpr uint32_t VECTOR = 8;

@@ -1,21 +1,27 @@
-// Where K and V lie: [layer][block][K, V][kv head][slot of the block][channel].
+// Where K and V lie: [layer][block][K, V][kv head], each a tile [slot of the block][channel]. A tile of e4m3 codes is followed by
+// the scales [slot].
 #pragma once
 
-#include "device.cuh"
+#include "e4m3.cuh"
+
+template <class Kv>
+constexpr bool IS_E4M3 = false;
+template <>
+constexpr bool IS_E4M3<e4m3> = true;
 
 constexpr uint32_t KV_K = 0;
 constexpr uint32_t KV_V = 1;
 
 // The tile [block size, head_dim] of one head in one block.
-template <class T>
-__device__ __forceinline__ T* kv_tile(const KvView& kv, uint32_t layer, uint32_t block, uint32_t which, uint32_t head) {
+template <class Kv>
+__device__ __forceinline__ Kv* kv_tile(const KvView& kv, uint32_t layer, uint32_t block, uint32_t which, uint32_t head) {
     const size_t tile = ((size_t(layer) * kv.num_blocks + block) * 2 + which) * kv.num_kv_heads + head;
-    return static_cast<T*>(kv.data) + (tile << kv.log2_block_size) * kv.head_dim;
+    const size_t slot_bytes = kv.head_dim * sizeof(Kv) + IS_E4M3<Kv>;
+    return reinterpret_cast<Kv*>(static_cast<char*>(kv.data) + (tile * slot_bytes << kv.log2_block_size));
 }
 
-// The channels of one head in one slot (slot = block * block size + offset).
-template <class T>
-__device__ __forceinline__ T* kv_slot(const KvView& kv, uint32_t layer, uint32_t slot, uint32_t which, uint32_t head) {
-    const uint32_t offset = slot & ((1u << kv.log2_block_size) - 1);
-    return kv_tile<T>(kv, layer, slot >> kv.log2_block_size, which, head) + size_t(offset) * kv.head_dim;
+// The scales of a tile of codes.
+template <class Code>
+__device__ __forceinline__ Code* kv_scales(const KvView& kv, Code* tile) {
+    return tile + (kv.head_dim << kv.log2_block_size);
 }

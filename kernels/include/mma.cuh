@@ -94,6 +94,9 @@ inline void ldmatrix_x4_transposed(uint32_t (&out)[4], const void* row) {
 inline void copy_async16(void* to, const void* from, bool is_valid) {
     simt::copy_async(to, from, 16, is_valid ? 16 : 0);
 }
+inline void copy_async_part16(void* to, const void* from, uint32_t num_valid) {
+    simt::copy_async(to, from, 16, num_valid);
+}
 inline void copy_async_commit() { simt::copy_async_commit(); }
 template <uint32_t NUM_PENDING>
 inline void copy_async_wait() {
@@ -144,6 +147,11 @@ __device__ __forceinline__ void ldmatrix_x4_transposed(uint32_t (&out)[4], const
 __device__ __forceinline__ void copy_async16(void* to, const void* from, bool is_valid) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(to)), "l"(from),
                  "r"(is_valid ? 16 : 0)
+                 : "memory");
+}
+// The first `num_valid` of sixteen bytes, zeros for the rest.
+__device__ __forceinline__ void copy_async_part16(void* to, const void* from, uint32_t num_valid) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(to)), "l"(from), "r"(num_valid)
                  : "memory");
 }
 __device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }

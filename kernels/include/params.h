@@ -83,15 +83,15 @@ struct EmbedParams {
 constexpr uint32_t LAST_SAMPLED = 0x80000000u;
 
 // K and V of all layers: [layer][block][K, V][kv head][slot of the block][channel]. A head's slots of one block are one
-// contiguous tile.
+// contiguous tile; a tile of e4m3 codes is followed by its scales [slot], a byte each.
 struct KvView {
-    void* data;           // T
+    void* data;           // T, or e4m3 codes
     uint32_t num_layers;
     uint32_t num_blocks;
     uint32_t num_kv_heads;
     uint32_t head_dim;
     uint32_t log2_block_size;
-    uint32_t reserved;
+    uint32_t is_e4m3;
 };
 
 struct BlockCopyEntry {
@@ -149,12 +149,20 @@ struct PagedAttentionParams {
     uint32_t reserved;
 };
 
+// paged_attention_prefill_wgmma.cu
+struct alignas(64) WgmmaPrefillParams {
+    uint64_t kv_map[16];             // CUtensorMap of the cache as a matrix [slots of all tiles, head_dim]
+    PagedAttentionParams attention;  // `work` in tiles of WGMMA_PREFILL_ROWS
+    uint64_t reserved[7];
+};
+
 // Keys of one split of a decode; also in crates/pagoda-backend-cuda/src/attention.rs.
 constexpr uint32_t DECODE_SPLIT_KEYS = 256;
 // Query heads of one block of a decode: the rows of one m16n8k16 product.
 constexpr uint32_t DECODE_HEADS = 16;
 // Query rows of one block of a prefill.
 constexpr uint32_t PREFILL_ROWS = 64;
+constexpr uint32_t WGMMA_PREFILL_ROWS = 128;
 
 // skinny_gemm.cu, gemm.cu
 struct LinearParams {

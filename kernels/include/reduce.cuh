@@ -12,6 +12,15 @@ __device__ __forceinline__ float warp_sum(float value) {
     return value;
 }
 
+// The largest of the warp's lanes, in every lane.
+__device__ __forceinline__ uint32_t warp_max(uint32_t value) {
+#pragma unroll
+    for (uint32_t distance = WARP_SIZE / 2; distance > 0; distance /= 2) {
+        value = max(value, __shfl_xor_sync(FULL_WARP, value, distance));
+    }
+    return value;
+}
+
 // The sum over a block of NUM_THREADS threads, in every thread. `partial` has a place per warp; it may be used again after
 // the next barrier.
 template <uint32_t NUM_THREADS>

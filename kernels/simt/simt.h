@@ -180,6 +180,15 @@ inline float __uint_as_float(uint32_t bits) {
     memcpy(&value, &bits, 4);
     return value;
 }
+// Byte i of the result is byte `selector >> 4 i & 7` of the eight bytes a, b.
+inline uint32_t __byte_perm(uint32_t a, uint32_t b, uint32_t selector) {
+    const uint64_t bytes = uint64_t(b) << 32 | a;
+    uint32_t result = 0;
+    for (int index = 0; index < 4; ++index) {
+        result |= uint32_t(bytes >> 8 * (selector >> 4 * index & 7) & 0xFF) << 8 * index;
+    }
+    return result;
+}
 inline uint32_t __umulhi(uint32_t a, uint32_t b) { return uint32_t(uint64_t(a) * b >> 32); }
 inline uint32_t __popc(uint32_t value) { return uint32_t(__builtin_popcount(value)); }
 template <class T>

@@ -4,8 +4,8 @@
 
 use pagoda_backend::{
     AddRmsNorm, Backend, BackendError, BatchMetadata, BlockCopy, Embed, GatedActivation, GatherRows,
-    GraphKey, HeadLayout, HostMatrix, InputToken, KvLayout, Linear, NonFiniteLogits, PagedAttention, RmsNorm,
-    RopeStoreKv, RopeTable, Sample, Sampled,
+    GraphKey, HeadLayout, HostMatrix, InputToken, KvFormat, KvLayout, Linear, NonFiniteLogits,
+    PagedAttention, RmsNorm, RopeStoreKv, RopeTable, Sample, Sampled,
 };
 
 use crate::attention::{QueryChunk, cut};
@@ -217,8 +217,8 @@ impl Backend for CpuBackend {
         format!("CPU, {}, {} arithmetic, {num_threads} thread{plural}", self.isa, self.arithmetic)
     }
 
-    fn kv_element_bytes(&self) -> usize {
-        size_of::<f32>()
+    fn kv_format(&self) -> KvFormat {
+        KvFormat::F32
     }
 
     fn alloc(&mut self, max_rows: usize, width: usize) -> Result<CpuTensor, BackendError> {

@@ -3,7 +3,7 @@
 //! Cuts depend on a sequence's own lengths only: splits of [`SPLIT_KEYS`] keys from position 0 for sequences with one query row,
 //! tiles of [`TILE_ROWS`] rows for the others. So the order of every sum is the same whatever else is in the batch.
 
-use pagoda_backend::{BatchMetadata, HeadLayout};
+use pagoda_backend::{BatchMetadata, HeadLayout, KvFormat};
 
 use crate::element::Element;
 use crate::params::AttentionWork;
@@ -53,44 +53,75 @@ pub(crate) fn decode_parts(heads: HeadLayout) -> usize {
     heads.num_kv_heads * (heads.num_q_heads / heads.num_kv_heads).div_ceil(DECODE_HEADS)
 }
 
-/// Threads and bytes of shared memory of a block; the kernels' `Shared` structs in numbers.
-pub(crate) fn decode_geometry(head_dim: usize) -> (u32, u32) {
-    let num_warps = if head_dim == 256 { 2 } else { 4 };
-    let num_stages = match head_dim {
-        64 => 4,
-        96 => 3,
-        _ => 2,
+/// What the attention kernels are instantiated for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AttentionShape {
+    pub(crate) element: Element,
+    pub(crate) kv: KvFormat,
+    pub(crate) head_dim: usize,
+}
+
+/// Threads and bytes of shared memory of a block.
+type Geometry = (u32, u32);
+
+/// The kernel of a shape: elements, formats and head dimensions are all in its name.
+macro_rules! shape_kernel {
+    ($shape:expr, $name:literal) => {
+        match ($shape.kv, $shape.head_dim) {
+            (KvFormat::E4m3, 64) => shape_kernel!($shape, $name, "_e4m3", "_d64"),
+            (KvFormat::E4m3, 96) => shape_kernel!($shape, $name, "_e4m3", "_d96"),
+            (KvFormat::E4m3, 128) => shape_kernel!($shape, $name, "_e4m3", "_d128"),
+            (KvFormat::E4m3, 256) => shape_kernel!($shape, $name, "_e4m3", "_d256"),
+            (_, 64) => shape_kernel!($shape, $name, "", "_d64"),
+            (_, 96) => shape_kernel!($shape, $name, "", "_d96"),
+            (_, 128) => shape_kernel!($shape, $name, "", "_d128"),
+            (_, 256) => shape_kernel!($shape, $name, "", "_d256"),
+            (_, head_dim) => unreachable!("alloc_kv refuses head_dim {head_dim}"),
+        }
     };
-    let row_bytes = 2 * (head_dim + 8);
-    let stages = num_warps * num_stages * 2 * 16 * row_bytes;
-    let gathered = num_warps * DECODE_HEADS * 4 * (head_dim + 2);
-    ((num_warps * 32) as u32, (DECODE_HEADS * row_bytes + stages.max(gathered) + 4) as u32)
+    ($shape:expr, $name:literal, $kv:literal, $head_dim:literal) => {
+        $shape.element.kernel(concat!($name, $kv, "_bf16", $head_dim), concat!($name, $kv, "_f16", $head_dim))
+    };
 }
 
-/// As [`decode_geometry`], of the prefill kernel.
-pub(crate) fn prefill_geometry(head_dim: usize) -> (u32, u32) {
-    let tile_keys = if head_dim == 256 { 32 } else { 64 };
-    (128, ((TILE_ROWS as usize + 4 * tile_keys) * 2 * (head_dim + 8)) as u32)
-}
-
-/// The decode kernel of a head dimension.
-pub(crate) fn decode_kernel(element: Element, head_dim: usize) -> &'static str {
-    match head_dim {
-        64 => element.kernel("paged_attention_decode_bf16_d64", "paged_attention_decode_f16_d64"),
-        96 => element.kernel("paged_attention_decode_bf16_d96", "paged_attention_decode_f16_d96"),
-        128 => element.kernel("paged_attention_decode_bf16_d128", "paged_attention_decode_f16_d128"),
-        256 => element.kernel("paged_attention_decode_bf16_d256", "paged_attention_decode_f16_d256"),
-        _ => unreachable!("alloc_kv refuses head_dim {head_dim}"),
+impl AttentionShape {
+    pub(crate) fn decode_kernel(self) -> &'static str {
+        shape_kernel!(self, "paged_attention_decode")
     }
-}
 
-/// The prefill kernel of a head dimension.
-pub(crate) fn prefill_kernel(element: Element, head_dim: usize) -> &'static str {
-    match head_dim {
-        64 => element.kernel("paged_attention_prefill_bf16_d64", "paged_attention_prefill_f16_d64"),
-        96 => element.kernel("paged_attention_prefill_bf16_d96", "paged_attention_prefill_f16_d96"),
-        128 => element.kernel("paged_attention_prefill_bf16_d128", "paged_attention_prefill_f16_d128"),
-        256 => element.kernel("paged_attention_prefill_bf16_d256", "paged_attention_prefill_f16_d256"),
-        _ => unreachable!("alloc_kv refuses head_dim {head_dim}"),
+    pub(crate) fn prefill_kernel(self) -> &'static str {
+        shape_kernel!(self, "paged_attention_prefill")
+    }
+
+    /// The decode kernel's `Shared` in numbers.
+    pub(crate) fn decode_geometry(self) -> Geometry {
+        let num_warps = if self.head_dim == 256 { 2 } else { 4 };
+        let num_stages = match self.head_dim {
+            64 => 4,
+            96 => 3,
+            _ => 2,
+        };
+        let stages = num_warps * num_stages * 2 * self.tile_bytes(16);
+        let gathered = num_warps * DECODE_HEADS * 4 * (self.head_dim + 2);
+        let q_bytes = DECODE_HEADS * self.q_row_bytes();
+        // The flag behind them, and what aligns the whole.
+        let num_bytes = (q_bytes + stages.max(gathered) + 4).next_multiple_of(16);
+        ((num_warps * 32) as u32, num_bytes as u32)
+    }
+
+    /// As [`AttentionShape::decode_geometry`], of the prefill kernel.
+    pub(crate) fn prefill_geometry(self) -> Geometry {
+        let tile_keys = if self.head_dim == 256 { 32 } else { 64 };
+        (128, (TILE_ROWS as usize * self.q_row_bytes() + 4 * self.tile_bytes(tile_keys)) as u32)
+    }
+
+    /// `Q_STRIDE` of the kernels.
+    fn q_row_bytes(self) -> usize {
+        2 * (self.head_dim + if self.kv == KvFormat::E4m3 { 16 } else { 8 })
+    }
+
+    /// `KvTile` of the kernels.
+    fn tile_bytes(self, num_keys: usize) -> usize {
+        num_keys * (self.kv.head_bytes(self.head_dim) + 16)
     }
 }

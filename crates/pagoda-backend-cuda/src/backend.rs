@@ -2,13 +2,14 @@
 
 use pagoda_backend::{
     Activation, AddRmsNorm, Backend, BackendError, BatchMetadata, BlockCopy, Embed, GatedActivation,
-    GatherRows, GraphKey, HostMatrix, KvLayout, Linear, NonFiniteLogits, PagedAttention, RmsNorm,
+    GatherRows, GraphKey, HostMatrix, KvFormat, KvLayout, Linear, NonFiniteLogits, PagedAttention, RmsNorm,
     RopeStoreKv, RopeTable, Sample, Sampled,
 };
 
-use crate::attention;
+use crate::attention::{self, AttentionShape};
 use crate::batch::CudaBatch;
 use crate::device::{Device, Launch, Memory};
+use crate::e4m3;
 use crate::element::{Element, kernel};
 use crate::memory::{CudaKvCache, CudaRope, CudaTensor, CudaVector, Scratch, TensorKind};
 use crate::params::{
@@ -39,6 +40,7 @@ pub enum LinearPolicy {
 pub struct CudaBackend<D: Device> {
     device: D,
     element: Element,
+    kv_format: KvFormat,
     policy: LinearPolicy,
     /// `[decode work, heads, head_dim]` parts of an attention output, and `[decode work, heads]` maxima and sums.
     partial_out: Scratch<D::Memory>,
@@ -57,6 +59,7 @@ impl<D: Device> CudaBackend<D> {
         CudaBackend {
             device,
             element,
+            kv_format: element.kv_format(),
             policy,
             partial_out: Scratch::new(0xFF, "parts of attention"),
             partial_stats: Scratch::new(0xFF, "parts of attention"),
@@ -71,6 +74,11 @@ impl<D: Device> CudaBackend<D> {
     /// The device below.
     pub fn device(&self) -> &D {
         &self.device
+    }
+
+    /// Keeps K and V as e4m3 codes, in half the bytes: caches that are allocated from now on.
+    pub fn with_fp8_kv(self) -> Self {
+        CudaBackend { kv_format: KvFormat::E4m3, ..self }
     }
 
     /// Writes rows from `first_row` on, rounded to what the matrix holds.
@@ -117,21 +125,31 @@ impl<D: Device> CudaBackend<D> {
     ) -> Result<(Vec<f32>, Vec<f32>), BackendError> {
         let KvLayout { num_blocks, block_size, num_kv_heads, head_dim, .. } = kv.layout;
         let block = layer * num_blocks + slot / block_size;
+        let tile_bytes = kv.layout.tile_bytes(kv.format);
         let mut read = |which: usize| {
             let mut values = Vec::with_capacity(num_kv_heads * head_dim);
             for head in 0..num_kv_heads {
-                let tile = (block * 2 + which) * num_kv_heads + head;
-                let mut bytes = vec![0; head_dim * 2];
-                self.device.read(
-                    &kv.memory,
-                    (tile * block_size + slot % block_size) * head_dim * 2,
-                    &mut bytes,
-                )?;
-                values.extend(bytes.chunks_exact(2).map(|pair| self.element.decode([pair[0], pair[1]])));
+                let mut tile = vec![0; tile_bytes];
+                let index = (block * 2 + which) * num_kv_heads + head;
+                self.device.read(&kv.memory, index * tile_bytes, &mut tile)?;
+                values.extend(self.read_tile_slot(kv, &tile, slot % block_size));
             }
             Ok(values)
         };
         Ok((read(0)?, read(1)?))
+    }
+
+    /// The numbers of one slot of a tile.
+    fn read_tile_slot(&self, kv: &CudaKvCache<D::Memory>, tile: &[u8], offset: usize) -> Vec<f32> {
+        let KvLayout { block_size, head_dim, .. } = kv.layout;
+        if kv.format == KvFormat::E4m3 {
+            return e4m3::decode(
+                &tile[offset * head_dim..][..head_dim],
+                tile[block_size * head_dim + offset],
+            );
+        }
+        let bytes = &tile[offset * head_dim * 2..][..head_dim * 2];
+        bytes.chunks_exact(2).map(|pair| self.element.decode([pair[0], pair[1]])).collect()
     }
 
     fn launch<P: Plain>(
@@ -191,8 +209,8 @@ impl<D: Device> Backend for CudaBackend<D> {
         format!("{}, {:?} activations", self.device.describe(), self.element)
     }
 
-    fn kv_element_bytes(&self) -> usize {
-        2
+    fn kv_format(&self) -> KvFormat {
+        self.kv_format
     }
 
     fn alloc(&mut self, max_rows: usize, width: usize) -> Result<Self::Tensor, BackendError> {
@@ -210,9 +228,13 @@ impl<D: Device> Backend for CudaBackend<D> {
 
     fn alloc_kv(&mut self, layout: KvLayout) -> Result<Self::KvCache, BackendError> {
         CudaKvCache::<D::Memory>::check(layout)?;
-        let num_bytes = layout.elements_per_block() * layout.num_blocks * 2;
+        let num_bytes = layout.num_bytes(self.kv_format);
         let fill = if cfg!(debug_assertions) { 0xFF } else { 0 };
-        Ok(CudaKvCache { memory: self.device.alloc(num_bytes, fill, "the KV cache")?, layout })
+        Ok(CudaKvCache {
+            memory: self.device.alloc(num_bytes, fill, "the KV cache")?,
+            layout,
+            format: self.kv_format,
+        })
     }
 
     fn pack_weight(&mut self, parts: &[HostMatrix<'_>]) -> Result<Self::Weight, BackendError> {
@@ -344,7 +366,11 @@ impl<D: Device> Backend for CudaBackend<D> {
             layer: op.layer as u32,
             eps: norm.map_or(0.0, |norm| norm.eps),
         };
-        self.launch(kernel!(self.element, "rope_store_kv"), [num_rows, 1, 1], (128, 4 * 256 * 4), params)
+        let kernel = match op.kv.format {
+            KvFormat::E4m3 => kernel!(self.element, "rope_store_kv_e4m3"),
+            _ => kernel!(self.element, "rope_store_kv"),
+        };
+        self.launch(kernel, [num_rows, 1, 1], (128, 4 * 256 * 4), params)
     }
 
     fn paged_attention(&mut self, op: PagedAttention<'_, Self>) -> Result<(), BackendError> {
@@ -377,12 +403,11 @@ impl<D: Device> Backend for CudaBackend<D> {
             softcap: op.softcap.unwrap_or(0.0),
             reserved: 0,
         };
-        let decode = attention::decode_kernel(self.element, heads.head_dim);
-        self.launch(decode, [num_splits, parts, 1], attention::decode_geometry(heads.head_dim), params)?;
+        let shape = AttentionShape { element: self.element, kv: op.kv.format, head_dim: heads.head_dim };
+        self.launch(shape.decode_kernel(), [num_splits, parts, 1], shape.decode_geometry(), params)?;
         let params = PagedAttentionParams { work: batch.prefill_work.address(), ..params };
-        let prefill = attention::prefill_kernel(self.element, heads.head_dim);
         let grid = [batch.plan.prefill.len(), heads.num_q_heads, 1];
-        self.launch(prefill, grid, attention::prefill_geometry(heads.head_dim), params)
+        self.launch(shape.prefill_kernel(), grid, shape.prefill_geometry(), params)
     }
 
     fn gated_activation(&mut self, op: GatedActivation<'_, Self>) -> Result<(), BackendError> {

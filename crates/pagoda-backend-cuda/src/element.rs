@@ -1,6 +1,7 @@
 //! The element types of activations and KV: bf16 and f16.
 
 use half::{bf16, f16};
+use pagoda_backend::KvFormat;
 
 /// How activations and KV are stored. Sums are f32 everywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +44,14 @@ impl Element {
         match self {
             Element::Bf16 => bf16::from_le_bytes(bytes).to_f32(),
             Element::F16 => f16::from_le_bytes(bytes).to_f32(),
+        }
+    }
+
+    /// The format of a cache that keeps K and V as they are.
+    pub(crate) fn kv_format(self) -> KvFormat {
+        match self {
+            Element::Bf16 => KvFormat::Bf16,
+            Element::F16 => KvFormat::F16,
         }
     }
 

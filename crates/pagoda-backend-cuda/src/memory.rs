@@ -1,6 +1,6 @@
 //! Tensors, vectors, the rope table and the KV cache on the device.
 
-use pagoda_backend::{BackendError, KvLayout};
+use pagoda_backend::{BackendError, KvFormat, KvLayout};
 
 use crate::device::{Device, Memory};
 use crate::params::{KvView, Plain, Pointer, bytes_of};
@@ -59,6 +59,7 @@ pub struct CudaRope<M> {
 pub struct CudaKvCache<M> {
     pub(crate) memory: M,
     pub(crate) layout: KvLayout,
+    pub(crate) format: KvFormat,
 }
 
 impl<M: Memory> CudaKvCache<M> {
@@ -87,7 +88,7 @@ impl<M: Memory> CudaKvCache<M> {
             num_kv_heads: self.layout.num_kv_heads as u32,
             head_dim: self.layout.head_dim as u32,
             log2_block_size: self.layout.block_size.trailing_zeros(),
-            reserved: 0,
+            is_e4m3: u32::from(self.format == KvFormat::E4m3),
         }
     }
 }

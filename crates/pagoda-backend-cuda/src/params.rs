@@ -77,7 +77,7 @@ params! {
     /// The KV cache.
     struct KvView {
         data: Pointer, num_layers: u32, num_blocks: u32, num_kv_heads: u32, head_dim: u32, log2_block_size: u32,
-        reserved: u32,
+        is_e4m3: u32,
     }
     /// One copy of `copy_blocks`.
     struct BlockCopyEntry { source: u32, target: u32, num_slots: u32, }

@@ -1,5 +1,7 @@
 //! The shape of a step: which rows belong to which sequence, and where their KV lies.
 
+use crate::KvFormat;
+
 /// The KV cache of all layers: `num_blocks` blocks of `block_size` slots, each holding K and V of every KV head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvLayout {
@@ -16,6 +18,16 @@ pub struct KvLayout {
 }
 
 impl KvLayout {
+    /// Bytes of the K (or V) of one head in one block.
+    pub fn tile_bytes(&self, format: KvFormat) -> usize {
+        self.block_size * format.head_bytes(self.head_dim)
+    }
+
+    /// Bytes of the whole cache.
+    pub fn num_bytes(&self, format: KvFormat) -> usize {
+        2 * self.num_layers * self.num_blocks * self.num_kv_heads * self.tile_bytes(format)
+    }
+
     /// K and V numbers of one block over all layers.
     pub fn elements_per_block(&self) -> usize {
         2 * self.num_layers * self.block_size * self.num_kv_heads * self.head_dim

@@ -11,6 +11,7 @@
 
 mod batch;
 mod error;
+mod kv;
 mod ops;
 mod rope;
 mod sampling;
@@ -18,6 +19,7 @@ mod weights;
 
 pub use batch::{BatchMetadata, BlockCopy, GraphKey, HeadLayout, InputToken, KvLayout};
 pub use error::BackendError;
+pub use kv::KvFormat;
 pub use ops::{
     Activation, AddRmsNorm, Backend, Embed, GatedActivation, GatherRows, Linear, PagedAttention, QkNorm,
     RmsNorm, RopeStoreKv, Sample,

@@ -4,8 +4,8 @@
 //! allocated for the largest step; an op touches rows `0..n` only.
 
 use crate::{
-    BackendError, BatchMetadata, BlockCopy, GraphKey, HeadLayout, HostMatrix, KvLayout, NonFiniteLogits,
-    RopeTable, SampleRow, Sampled,
+    BackendError, BatchMetadata, BlockCopy, GraphKey, HeadLayout, HostMatrix, KvFormat, KvLayout,
+    NonFiniteLogits, RopeTable, SampleRow, Sampled,
 };
 
 /// A device that can run a decoder. Ops run in call order and may be asynchronous until [`Backend::read_back`].
@@ -28,8 +28,8 @@ pub trait Backend: Sized + Send + 'static {
     /// One line for the start-up table: device, instruction set, threads.
     fn describe(&self) -> String;
 
-    /// Bytes of one KV number on this device.
-    fn kv_element_bytes(&self) -> usize;
+    /// How this device stores K and V.
+    fn kv_format(&self) -> KvFormat;
 
     /// Allocates a zeroed activation matrix.
     fn alloc(&mut self, max_rows: usize, width: usize) -> Result<Self::Tensor, BackendError>;

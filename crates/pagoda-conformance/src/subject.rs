@@ -22,8 +22,12 @@ pub struct Subject<B: Backend> {
     pub read_slot: SlotReader<B>,
     /// The number that an activation holds for a number.
     pub round: fn(f32) -> f32,
+    /// Replaces a head of K or V by what the cache keeps of it; numbers that `round` leaves as they are.
+    pub round_head: fn(&mut [f32]),
     /// Largest relative L2 error of a row.
     pub tolerance: f64,
+    /// Largest relative L2 error of a head in the cache, which may be rounded the other way.
+    pub kv_tolerance: f64,
 }
 
 /// Rows of NaN behind every output.

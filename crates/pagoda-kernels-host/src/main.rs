@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
-use pagoda_backend_cuda::{CudaBackend, Element, LinearPolicy};
+use pagoda_backend_cuda::{CudaBackend, E4M3_TOLERANCE, Element, LinearPolicy, round_e4m3};
 use pagoda_conformance::{Case, Subject, cases};
 use pagoda_kernels_host::{HostDevice, Order};
 
@@ -29,6 +29,9 @@ struct Cli {
     /// Of the inputs and the random order.
     #[arg(long)]
     seed: u64,
+    /// K and V as e4m3 codes.
+    #[arg(long)]
+    fp8_kv: bool,
     /// One kernel for all numbers of rows.
     #[arg(long)]
     deterministic: bool,
@@ -91,12 +94,15 @@ fn subject(cli: &Cli) -> Subject<Backend> {
     let policy = if cli.deterministic { LinearPolicy::Deterministic } else { LinearPolicy::Fastest };
     let is_bf16 = cli.element == Elements::Bf16;
     let element = if is_bf16 { Element::Bf16 } else { Element::F16 };
+    let backend = CudaBackend::new(device, element, policy);
     Subject {
-        backend: CudaBackend::new(device, element, policy),
+        backend: if cli.fp8_kv { backend.with_fp8_kv() } else { backend },
         write: |backend, tensor, first_row, values| backend.write_tensor(tensor, first_row, values),
         read: |backend, tensor, num_rows| backend.read_tensor(tensor, num_rows),
         read_slot: |backend, kv, layer, slot| backend.read_slot(kv, layer, slot),
         round: if is_bf16 { |value| Element::Bf16.round(value) } else { |value| Element::F16.round(value) },
+        round_head: if cli.fp8_kv { round_e4m3 } else { |_| () },
         tolerance: element.tolerance(),
+        kv_tolerance: if cli.fp8_kv { E4M3_TOLERANCE } else { element.tolerance() },
     }
 }

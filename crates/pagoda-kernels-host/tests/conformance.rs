@@ -6,11 +6,39 @@ mod support;
 use std::path::Path;
 
 /// The runs of the whole table. Orders matter more than types: both types share every line of the kernels.
-const RUNS: [&[&str]; 4] = [
+const RUNS: [&[&str]; 6] = [
     &["--element", "bf16", "--order", "forward"],
     &["--element", "f16", "--order", "reverse"],
     &["--element", "bf16", "--order", "random"],
     &["--element", "f16", "--order", "random", "--only", "linear", "--deterministic"],
+    &[
+        "--element",
+        "bf16",
+        "--order",
+        "reverse",
+        "--fp8-kv",
+        "--only",
+        "attention",
+        "--only",
+        "rope",
+        "--only",
+        "kv",
+        "--only",
+        "copy",
+    ],
+    &[
+        "--element",
+        "f16",
+        "--order",
+        "random",
+        "--fp8-kv",
+        "--only",
+        "attention/2:1/d64",
+        "--only",
+        "rope",
+        "--only",
+        "kv",
+    ],
 ];
 /// Processes at a time.
 const NUM_PARTS: usize = 2;

@@ -19,6 +19,8 @@ struct Mutation {
     cases: &'static [&'static str],
     /// The case of one block and round numbers.
     happy: &'static str,
+    /// K and V are e4m3 codes.
+    is_fp8: bool,
 }
 
 const DECODE: &str = "paged_attention_decode";
@@ -37,7 +39,7 @@ fn decode(
     to: &'static str,
     cases: &'static [&'static str],
 ) -> Mutation {
-    Mutation { kernel: DECODE, file, from, to, cases, happy: HAPPY_DECODE }
+    Mutation { kernel: DECODE, file, from, to, cases, happy: HAPPY_DECODE, is_fp8: false }
 }
 
 fn prefill(
@@ -46,7 +48,7 @@ fn prefill(
     to: &'static str,
     cases: &'static [&'static str],
 ) -> Mutation {
-    Mutation { kernel: PREFILL, file, from, to, cases, happy: HAPPY_PREFILL }
+    Mutation { kernel: PREFILL, file, from, to, cases, happy: HAPPY_PREFILL, is_fp8: false }
 }
 
 fn mutations() -> Vec<Mutation> {
@@ -60,6 +62,7 @@ fn mutations() -> Vec<Mutation> {
         to,
         cases: &["linear/17x96", "linear/130x64", "linear/18x"],
         happy: "linear/130x64x136/bf16",
+        is_fp8: false,
     };
     let skinny = |from, to| Mutation {
         kernel: "skinny_gemm",
@@ -68,6 +71,7 @@ fn mutations() -> Vec<Mutation> {
         to,
         cases: &["linear/9x96", "linear/3x288", "linear/2x1000", "linear/2x40"],
         happy: "linear/1x64x16/bf16",
+        is_fp8: false,
     };
     let sampling = |from, to| Mutation {
         kernel: "sample",
@@ -76,6 +80,7 @@ fn mutations() -> Vec<Mutation> {
         to,
         cases: &["sample/TopK/1003", "sample/TopP/1003", "sample/Masked/1003"],
         happy: "sample/Greedy/5",
+        is_fp8: false,
     };
     vec![
         // Barriers.
@@ -118,14 +123,19 @@ fn mutations() -> Vec<Mutation> {
             "first_key + key <= split.visible.end",
             &[EDGES],
         ),
-        prefill(PREFILL_FILE, "key < tile.context_len", "key <= tile.context_len", &[CHUNKS, PROMPTS]),
+        prefill(
+            PREFILL_FILE,
+            "is_valid = key < tile.context_len",
+            "is_valid = key <= tile.context_len",
+            &[CHUNKS, PROMPTS],
+        ),
         decode(
             DECODE_FILE,
             "(context_len + DECODE_SPLIT_KEYS - 1) / DECODE_SPLIT_KEYS",
             "context_len / DECODE_SPLIT_KEYS + 1",
             &[EDGES],
         ),
-        prefill(PREFILL_FILE, "if (row >= tile.num_rows) continue;", "", &[CHUNKS, PROMPTS]),
+        prefill("include/prefill.cuh", "if (row >= tile.num_rows) continue;", "", &[CHUNKS, PROMPTS]),
         decode(
             DECODE_FILE,
             "(end_key - split.first_key + STEP_KEYS - 1) / STEP_KEYS",
@@ -183,6 +193,7 @@ fn mutations() -> Vec<Mutation> {
             to: "if (threadIdx.x == 0) partial",
             cases: &["rms_norm/3x576"],
             happy: "rms_norm/1x8",
+            is_fp8: false,
         },
         decode(DECODE_FILE, "        if (t == 0) {\n", "        if (threadIdx.x == 0) {\n", &[EDGES]),
         // Masks.
@@ -200,10 +211,70 @@ fn mutations() -> Vec<Mutation> {
     ]
 }
 
+/// Mistakes with K and V in eight bits.
+fn fp8_mutations() -> Vec<Mutation> {
+    const CODES: &str = "include/e4m3.cuh";
+    let store = |file, from, to, cases| Mutation {
+        kernel: "rope_store_kv",
+        file,
+        from,
+        to,
+        cases,
+        happy: "rope_store_kv/1:1/d64",
+        is_fp8: true,
+    };
+    let decode =
+        |from, to, cases| Mutation { is_fp8: true, ..decode("paged_attention_decode.cu", from, to, cases) };
+    let prefill =
+        |from, to, cases| Mutation { is_fp8: true, ..prefill("paged_attention_prefill.cu", from, to, cases) };
+    vec![
+        // Ties, small numbers, the ends of the scales, what is not finite.
+        store(CODES, " + (bits >> 20 & 1)) >> 20", ") >> 20", &["kv_range", "rope_store_kv/9:3"]),
+        store(CODES, "magnitude < 0.015625f", "magnitude < 0.001f", &["kv_range"]),
+        store(
+            CODES,
+            "max(exponent + (E4M3_SCALE_BIAS - 127 - 8), E4M3_MIN_SCALE)",
+            "exponent + (E4M3_SCALE_BIAS - 127 - 8)",
+            &["kv_range"],
+        ),
+        store(CODES, "    if (largest_bits >= 0x7F800000) return E4M3_NOT_FINITE;\n", "", &["kv_range"]),
+        // Scales: of the wrong keys, behind the context, not copied.
+        decode("min(split.visible.end - first_key, SCALE_GROUP)", "SCALE_GROUP", &[EDGES]),
+        prefill(
+            "key < tile.context_len ? min(tile.context_len - key, SCALE_GROUP) : 0",
+            "SCALE_GROUP",
+            &[CHUNKS, PROMPTS],
+        ),
+        decode(
+            "kv_scales(params.kv, v_tile) + offset",
+            "kv_scales(params.kv, v_tile)",
+            &["attention/2:1/d64/block32"],
+        ),
+        Mutation {
+            kernel: DECODE,
+            file: "include/attention.cuh",
+            from: "e4m3_factor<T>(scales[1]) << 16",
+            to: "e4m3_factor<T>(scales[0]) << 16",
+            cases: &[EDGES, WINDOWS],
+            happy: HAPPY_DECODE,
+            is_fp8: true,
+        },
+        Mutation {
+            kernel: "copy_blocks",
+            file: "copy_blocks.cu",
+            from: "kv_scales(kv, to)[slot] = kv_scales(kv, from)[slot]",
+            to: "kv_scales(kv, to)[slot] = kv_scales(kv, from)[0]",
+            cases: &["copy_blocks"],
+            happy: "rope_store_kv/1:1/d64",
+            is_fp8: true,
+        },
+    ]
+}
+
 #[test]
 fn every_mistake_is_caught_and_half_of_them_only_beyond_the_happy_case() {
     let Some(base) = support::compiled("mutations") else { return };
-    let mutations = mutations();
+    let mutations: Vec<Mutation> = mutations().into_iter().chain(fp8_mutations()).collect();
     assert!(mutations.len() >= 20, "{} mutations", mutations.len());
     let next = AtomicUsize::new(0);
     let (caught, happy) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -216,7 +287,10 @@ fn every_mistake_is_caught_and_half_of_them_only_beyond_the_happy_case() {
                     failures.push(format!("{:?} -> {:?}: {why}", mutation.from, mutation.to));
                     continue;
                 }
-                let survives = |cases: &[&str], order: &str| survives(folder.path(), cases, order);
+                let survives = |cases: &[&str], order: &str| {
+                    let options: &[&str] = if mutation.is_fp8 { &["--fp8-kv"] } else { &[] };
+                    survives(folder.path(), cases, &[&["--order", order], options].concat())
+                };
                 if ["forward", "reverse", "random"].into_iter().all(|order| survives(mutation.cases, order)) {
                     failures.push(format!(
                         "{} of {}: {:?} -> {:?} goes unnoticed",
@@ -282,15 +356,16 @@ fn build(mutation: &Mutation, base: &Path, folder: &Path) -> Result<(), String> 
 fn one_instantiation(source: &str) -> String {
     let is_other = |line: &str| {
         let starts = ["DECODE(", "PREFILL("];
-        (starts.iter().any(|start| line.starts_with(start)) && !line.contains("(bf16, 64)"))
+        (starts.iter().any(|start| line.starts_with(start)) && !line.ends_with(", 64)"))
             || (line.starts_with("PAGODA_KERNEL(") && line.contains("_f16,"))
+            || line.contains("(f16, ")
     };
     source.lines().filter(|line| !is_other(line)).flat_map(|line| [line, "\n"]).collect()
 }
 
-fn survives(folder: &Path, cases: &[&str], order: &str) -> bool {
+fn survives(folder: &Path, cases: &[&str], options: &[&str]) -> bool {
     let seed = support::fresh_seed().to_string();
     let only = cases.iter().flat_map(|case| ["--only", case]);
-    let arguments: Vec<&str> = ["--order", order, "--seed", &seed].into_iter().chain(only).collect();
+    let arguments: Vec<&str> = options.iter().copied().chain(["--seed", &seed]).chain(only).collect();
     support::run(folder, &arguments).status.success()
 }

@@ -53,11 +53,6 @@ impl ModelConfig {
         HeadLayout { num_q_heads: self.num_q_heads, num_kv_heads: self.num_kv_heads, head_dim: self.head_dim }
     }
 
-    /// Numbers of K and V that one token keeps over all layers.
-    pub fn kv_elements_per_token(&self) -> usize {
-        2 * self.num_layers * self.num_kv_heads * self.head_dim
-    }
-
     /// Checks every number and what must hold between them.
     fn validated(mut self) -> Result<Self, ModelError> {
         let dimensions = [

@@ -82,7 +82,7 @@ impl<B: Backend> ModelRunner<B> {
         let batch = backend.alloc_batch(config.max_num_batched_tokens, config.max_num_seqs, max_table_len)?;
         let memory = MemoryBudget {
             weight_bytes: decoder.weight_bytes(),
-            ..MemoryBudget::plan(checkpoint, backend.kv_element_bytes(), &config)
+            ..MemoryBudget::plan(checkpoint, backend.kv_format(), &config)
         };
         tracing::info!(
             architecture = model.architecture.name,

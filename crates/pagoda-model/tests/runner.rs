@@ -7,7 +7,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{LIMITS, Session, backend, request};
-use pagoda_backend::WeightFormat;
+use pagoda_backend::{KvFormat, WeightFormat};
 use pagoda_engine::{Executor, InputId, SampleRow, SamplingParams, SequenceId, Slot, StepPlan};
 use pagoda_model::{Checkpoint, MemoryBudget, ModelRunner, RunnerConfig, kv_bytes_per_block, tiny};
 
@@ -126,11 +126,11 @@ fn a_plan_that_cannot_run_fails_alone() {
 fn the_memory_is_known_before_the_load() {
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = checkpoint(&folder);
-    let planned = MemoryBudget::plan(&checkpoint, 4, &LIMITS);
+    let planned = MemoryBudget::plan(&checkpoint, KvFormat::F32, &LIMITS);
     let loaded = ModelRunner::load(&checkpoint, backend(), LIMITS).unwrap().memory();
     assert_eq!((planned.kv_bytes, planned.workspace_bytes), (loaded.kv_bytes, loaded.workspace_bytes));
     // 3 layers x (K, V) x 2 heads x 16 channels x 4 bytes x 16 slots.
-    assert_eq!(kv_bytes_per_block(checkpoint.config(), 4, 16), 3 * 2 * 2 * 16 * 4 * 16);
+    assert_eq!(kv_bytes_per_block(checkpoint.config(), KvFormat::F32, 16), 3 * 2 * 2 * 16 * 4 * 16);
     assert_eq!(loaded.kv_bytes, 64 * 3 * 2 * 2 * 16 * 4 * 16);
     // 64 rows of 3 x 64 + 128 + 64 + 320 + 160, 16 rows of 3 x 64 + 512, 512 positions of 16 rope numbers.
     assert_eq!(loaded.workspace_bytes, 4 * (64 * 864 + 16 * 704 + 512 * 16));

@@ -139,7 +139,7 @@ impl Config {
                 .unwrap_or(MAX_NUM_BATCHED_TOKENS.max(max_num_seqs(args))),
             max_model_len: pool.max_model_len,
         };
-        let memory = MemoryBudget::plan(checkpoint, device.kv_element_bytes, &runner);
+        let memory = MemoryBudget::plan(checkpoint, device.kv_format, &runner);
         if memory.total_bytes() > device.available_bytes {
             bail!(
                 "{} of memory are needed (weights {}, KV cache {}, workspace {}), {} are available: lower \
@@ -202,7 +202,7 @@ impl Pool {
         if wanted_len > model_limit || wanted_len < MIN_MODEL_LEN {
             bail!("--max-model-len {wanted_len}: this model can do {MIN_MODEL_LEN} to {model_limit} tokens");
         }
-        let block_bytes = kv_bytes_per_block(model, device.kv_element_bytes, args.block_size).max(1);
+        let block_bytes = kv_bytes_per_block(model, device.kv_format, args.block_size).max(1);
         let wanted_blocks = 2 + max_num_seqs(args).saturating_mul(wanted_len.div_ceil(args.block_size));
         let num_blocks = match args.kv_cache_memory {
             Some(bytes) => usize::try_from(bytes / block_bytes)?,

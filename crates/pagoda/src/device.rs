@@ -4,17 +4,13 @@ use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{Context, anyhow};
+use pagoda_backend::{Backend, KvFormat};
 use pagoda_backend_cpu::{Arithmetic, CpuBackend, CpuOptions};
 use pagoda_backend_cuda::{CudaBackend, CudaUnavailable, DriverDevice, Element, LinearPolicy};
 use pagoda_engine::{Executor, ExecutorError, StepOutput, StepPlan};
 use pagoda_model::{Checkpoint, MemoryBudget, ModelRunner, RunnerConfig, StepTicket};
 
 use crate::memory;
-
-/// The CPU backend keeps K and V as f32.
-const CPU_KV_ELEMENT_BYTES: usize = size_of::<f32>();
-/// A GPU keeps them as bf16.
-const CUDA_KV_ELEMENT_BYTES: usize = 2;
 
 type Gpu = CudaBackend<DriverDevice>;
 
@@ -69,8 +65,8 @@ pub(crate) struct DeviceConfig {
 pub(crate) struct DeviceMemory {
     /// Bytes that may still be taken.
     pub(crate) available_bytes: u64,
-    /// Bytes of one K or V number.
-    pub(crate) kv_element_bytes: usize,
+    /// How it keeps K and V.
+    pub(crate) kv_format: KvFormat,
 }
 
 /// A device that has been opened and holds no model yet.
@@ -104,13 +100,12 @@ impl Device {
     /// What may still be taken of its memory.
     pub(crate) fn memory(&self) -> anyhow::Result<DeviceMemory> {
         Ok(match self {
-            Device::Cpu(_) => DeviceMemory {
-                available_bytes: memory::available_bytes(),
-                kv_element_bytes: CPU_KV_ELEMENT_BYTES,
-            },
+            Device::Cpu(backend) => {
+                DeviceMemory { available_bytes: memory::available_bytes(), kv_format: backend.kv_format() }
+            }
             Device::Cuda(backend) => DeviceMemory {
                 available_bytes: backend.device().free_bytes()?,
-                kv_element_bytes: CUDA_KV_ELEMENT_BYTES,
+                kv_format: backend.kv_format(),
             },
         })
     }

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use pagoda_backend::{Backend, BlockCopy, HeadLayout, KvLayout, QkNorm, RopeStoreKv, RopeTable};
+use pagoda_backend::{
+    Backend, BatchMetadata, BlockCopy, HeadLayout, KvLayout, QkNorm, RopeStoreKv, RopeTable,
+};
 use pagoda_backend_cpu::reference::{self, KvCache, RopeInput};
 
 use crate::compare::{equal, worst_row};
@@ -68,6 +70,7 @@ pub(super) fn rope_store_kv<B: Backend>(
     let qk_norm = has_norm.then_some((&norms[0][..], &norms[1][..], 1e-6));
     let input = RopeInput { batch: &batch, heads, qk_norm, rope: &rope, layer: 1 };
     reference::rope_store_kv(&input, &mut expected, &mut expected_kv);
+    round_heads(subject, &batch, &mut expected_kv, 1);
 
     let mut tensor = subject.tensor(&qkv, width)?;
     let mut kv = subject.backend.alloc_kv(layout).map_err(text)?;
@@ -92,7 +95,8 @@ pub(super) fn rope_store_kv<B: Backend>(
         rows.chunks(width).flat_map(|row| &row[..num_q_heads * head_dim]).copied().collect()
     };
     let actual = subject.output(&tensor, rows, width)?;
-    let mut worst = worst_row(&q_of(&actual), &q_of(&expected), head_dim)?;
+    let worst = worst_row(&q_of(&actual), &q_of(&expected), head_dim)?;
+    let mut worst_k = 0.0f64;
     for slot in 0..layout.num_blocks * block_size {
         let (k, v) = (subject.read_slot)(&mut subject.backend, &kv, 1, slot).map_err(text)?;
         let at = expected_kv.offset(1, slot, 0);
@@ -101,10 +105,55 @@ pub(super) fn rope_store_kv<B: Backend>(
         if expected_k[0].is_nan() {
             equal(&k, expected_k, "K of a slot that nobody wrote")?;
         } else {
-            worst = worst.max(worst_row(&k, expected_k, head_dim)?);
+            worst_k = worst_k.max(worst_row(&k, expected_k, head_dim)?);
         }
     }
+    if worst_k > subject.kv_tolerance {
+        return Err(format!("K: relative L2 {worst_k:.3e} > {:.1e}", subject.kv_tolerance));
+    }
     subject.accept(worst, 1.0)
+}
+
+/// What the cache keeps of the heads that `batch` wrote.
+fn round_heads<B: Backend>(
+    subject: &Subject<B>,
+    batch: &BatchMetadata,
+    expected: &mut KvCache,
+    layer: usize,
+) {
+    let KvLayout { num_kv_heads, head_dim, .. } = expected.layout;
+    for (&slot, head) in batch.slot_mapping.iter().flat_map(|slot| (0..num_kv_heads).map(move |h| (slot, h)))
+    {
+        let at = expected.offset(layer, slot as usize, head);
+        (subject.round_head)(&mut expected.k[at..at + head_dim]);
+        (subject.round_head)(&mut expected.v[at..at + head_dim]);
+    }
+}
+
+/// Heads of every magnitude, of zeros, and one that is not finite: the cache keeps what the format can, and says the last.
+pub(super) fn kv_range<B: Backend>(subject: &mut Subject<B>, random: &mut Random) -> Result<f64, String> {
+    let heads = HeadLayout { num_q_heads: 1, num_kv_heads: 1, head_dim: 64 };
+    let layout = KvLayout { num_layers: 1, num_blocks: 6, block_size: 16, num_kv_heads: 1, head_dim: 64 };
+    let batch = random.batch(layout, &[(48, 48)]);
+    let mut rows = Vec::new();
+    for row in 0..48 {
+        // 2^-30 .. 2^15; f16 has nothing below 2^-24.
+        let scale = if row == 46 { 0.0 } else { 2f32.powi(row - 30) };
+        rows.extend(
+            random.rounded(heads.qkv_width(), subject.round).iter().map(|x| (subject.round)(x * scale)),
+        );
+    }
+    rows[47 * heads.qkv_width() + 64..][..128].fill(f32::NAN);
+    let mut expected = KvCache::new(layout);
+    let mut kv = subject.backend.alloc_kv(layout).map_err(text)?;
+    store(subject, &mut kv, &mut expected, &Rows { batch: &batch, heads, layer: 0, rows: &rows })?;
+    for &slot in &batch.slot_mapping {
+        let (k, v) = (subject.read_slot)(&mut subject.backend, &kv, 0, slot as usize).map_err(text)?;
+        let at = expected.offset(0, slot as usize, 0);
+        equal(&k, &expected.k[at..at + 64], "K")?;
+        equal(&v, &expected.v[at..at + 64], "V")?;
+    }
+    Ok(0.0)
 }
 
 /// Whole blocks and parts of them; every slot of both layers is compared.
@@ -143,7 +192,7 @@ pub(super) fn copy_blocks<B: Backend>(
 
 /// Rows whose K and V go into a layer as they are.
 pub(super) struct Rows<'a> {
-    pub(super) batch: &'a pagoda_backend::BatchMetadata,
+    pub(super) batch: &'a BatchMetadata,
     pub(super) heads: HeadLayout,
     pub(super) layer: usize,
     /// `[num_tokens, qkv_width]`
@@ -162,6 +211,7 @@ pub(super) fn store<B: Backend>(
     let rope = RopeTable::new(&[0.0], num_positions, 1.0);
     let reference_input = RopeInput { batch, heads, qk_norm: None, rope: &rope, layer };
     reference::rope_store_kv(&reference_input, &mut rows.to_vec(), expected);
+    round_heads(subject, batch, expected, layer);
     let rope = subject.backend.upload_rope(&rope).map_err(text)?;
     let mut qkv = subject.tensor(rows, heads.qkv_width())?;
     let (num_sequences, table_len) = (batch.num_sequences(), batch.block_tables.len());

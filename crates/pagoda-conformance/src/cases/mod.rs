@@ -37,6 +37,8 @@ enum Op {
     Linear(LinearCase),
     /// `copy_blocks` of whole and part blocks.
     CopyBlocks { block_size: usize, head_dim: usize },
+    /// What the cache keeps of numbers of every size.
+    KvRange,
     /// `rope_store_kv`.
     Rope(RopeCase),
     /// `paged_attention`.
@@ -57,6 +59,7 @@ impl fmt::Display for Op {
             Op::Embed { rows, width, format } => write!(f, "embed/{rows}x{width}/{format}"),
             Op::Linear(case) => write!(f, "linear/{case}"),
             Op::CopyBlocks { block_size, head_dim } => write!(f, "copy_blocks/{block_size}/d{head_dim}"),
+            Op::KvRange => f.write_str("kv_range"),
             Op::Rope(case) => write!(f, "rope_store_kv/{case}"),
             Op::Attention(case) => write!(f, "attention/{case}"),
             Op::Sample(case) => write!(f, "sample/{case}"),
@@ -88,6 +91,7 @@ impl Case {
             Op::CopyBlocks { block_size, head_dim } => {
                 kv::copy_blocks(subject, random, *block_size, *head_dim)
             }
+            Op::KvRange => kv::kv_range(subject, random),
             Op::Rope(case) => kv::rope_store_kv(subject, random, case),
             Op::Attention(case) => attention::paged_attention(subject, random, case),
             Op::Sample(case) => sampling::sample(subject, random, case),
@@ -113,6 +117,7 @@ pub fn cases() -> Vec<Case> {
         ops.push(Op::CopyBlocks { block_size, head_dim });
     }
     ops.extend(linear::cases().into_iter().map(Op::Linear));
+    ops.push(Op::KvRange);
     ops.extend(kv::rope_cases().into_iter().map(Op::Rope));
     ops.extend(attention::cases().into_iter().map(Op::Attention));
     ops.extend(sampling::cases().into_iter().map(Op::Sample));

@@ -1,6 +1,8 @@
 //! The memory of a loaded model, known to the byte before the load, so that the KV pool can be sized and a shortfall refused
 //! with numbers.
 
+use pagoda_backend::KvFormat;
+
 use super::{RunnerConfig, workspace};
 use crate::{Checkpoint, ModelConfig};
 
@@ -20,13 +22,13 @@ pub struct MemoryBudget {
 
 impl MemoryBudget {
     /// What a load with these limits will take.
-    pub fn plan(checkpoint: &Checkpoint, kv_element_bytes: usize, config: &RunnerConfig) -> Self {
+    pub fn plan(checkpoint: &Checkpoint, kv_format: KvFormat, config: &RunnerConfig) -> Self {
         let model = checkpoint.config();
         let rope = (config.max_model_len as u64).saturating_mul(model.rope.rotary_dim as u64);
         let activations = workspace::num_elements(model, config);
         MemoryBudget {
             weight_bytes: checkpoint.stored_weight_bytes(),
-            kv_bytes: kv_bytes_per_block(model, kv_element_bytes, config.block_size)
+            kv_bytes: kv_bytes_per_block(model, kv_format, config.block_size)
                 .saturating_mul(config.num_blocks as u64),
             workspace_bytes: activations.saturating_add(rope).saturating_mul(ACTIVATION_BYTES),
         }
@@ -39,6 +41,7 @@ impl MemoryBudget {
 }
 
 /// Bytes of one KV block over all layers.
-pub fn kv_bytes_per_block(model: &ModelConfig, kv_element_bytes: usize, block_size: usize) -> u64 {
-    (model.kv_elements_per_token() as u64).saturating_mul((block_size * kv_element_bytes) as u64)
+pub fn kv_bytes_per_block(model: &ModelConfig, kv_format: KvFormat, block_size: usize) -> u64 {
+    let num_heads = 2 * model.num_layers * model.num_kv_heads; // of K and V
+    (num_heads as u64).saturating_mul((block_size * kv_format.head_bytes(model.head_dim)) as u64)
 }

@@ -173,7 +173,7 @@ __device__ __forceinline__ void attend_steps(const PagedAttentionParams& params,
 
 template <class Kv, uint32_t HEAD_DIM>
 __device__ __forceinline__ void gather(const RowState<HEAD_DIM>& state, Gathered<HEAD_DIM>& gathered) {
-    const uint32_t warp = threadIdx.x / WARP_SIZE, g = threadIdx.x % WARP_SIZE / 4, t = threadIdx.x % 4;
+    const uint32_t warp = threadIdx.x / WARP_SIZE, g = threadIdx.x % WARP_SIZE / 4;
 #pragma unroll
     for (uint32_t half = 0; half < 2; ++half) {
         const uint32_t row = g + 8 * half;
@@ -182,7 +182,7 @@ __device__ __forceinline__ void gather(const RowState<HEAD_DIM>& state, Gathered
             gathered.out[warp][row][channel_of<Kv>(n, 0)] = state.out[n][2 * half];
             gathered.out[warp][row][channel_of<Kv>(n, 1)] = state.out[n][2 * half + 1];
         }
-        if (t == 0) {
+        if (threadIdx.x % 4 == 0) {
             gathered.maximum[warp][row] = state.maximum[half];
             gathered.sum[warp][row] = state.sum[half];
         }

@@ -28,6 +28,16 @@ impl Random {
         (0..len).map(|_| round(self.number())).collect()
     }
 
+    /// As [`Random::rounded`], heads of `head_dim` numbers of eight magnitudes: a cache in eight bits then has as many scales.
+    pub(crate) fn heads(&mut self, len: usize, head_dim: usize, round: fn(f32) -> f32) -> Vec<f32> {
+        let mut numbers = self.rounded(len, round);
+        for head in numbers.chunks_mut(head_dim) {
+            let magnitude = 2f32.powi(1 - self.below(8) as i32);
+            head.iter_mut().for_each(|number| *number = round(*number * magnitude));
+        }
+        numbers
+    }
+
     /// A matrix of random weights; scales and minima are ordinary, codes take every value. Dense weights are such that
     /// `round` leaves them as they are.
     pub(crate) fn matrix(

@@ -195,7 +195,12 @@ fn mutations() -> Vec<Mutation> {
             happy: "rms_norm/1x8",
             is_fp8: false,
         },
-        decode(DECODE_FILE, "        if (t == 0) {\n", "        if (threadIdx.x == 0) {\n", &[EDGES]),
+        decode(
+            DECODE_FILE,
+            "        if (threadIdx.x % 4 == 0) {\n",
+            "        if (threadIdx.x == 0) {\n",
+            &[EDGES],
+        ),
         // Masks.
         decode(SHARED, "return key >= first && key < end;", "return key < end;", &[WINDOWS]),
         prefill(

@@ -90,7 +90,7 @@ pub(super) fn paged_attention<B: Backend>(
     let filling = batch_of(block_size, &whole, &tables);
     let mut expected_kv = KvCache::new(layout);
     let mut kv = subject.backend.alloc_kv(layout).map_err(text)?;
-    let rows = random.rounded(filling.num_tokens() * heads.qkv_width(), subject.round);
+    let rows = random.heads(filling.num_tokens() * heads.qkv_width(), head_dim, subject.round);
     store(subject, &mut kv, &mut expected_kv, &Rows { batch: &filling, heads, layer: 1, rows: &rows })?;
 
     let (num_rows, width) = (batch.num_tokens(), heads.qkv_width());

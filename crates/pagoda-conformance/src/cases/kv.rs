@@ -169,7 +169,7 @@ pub(super) fn copy_blocks<B: Backend>(
     let mut expected = KvCache::new(layout);
     let mut kv = subject.backend.alloc_kv(layout).map_err(text)?;
     for layer in 0..2 {
-        let rows = random.rounded(batch.num_tokens() * heads.qkv_width(), subject.round);
+        let rows = random.heads(batch.num_tokens() * heads.qkv_width(), head_dim, subject.round);
         store(subject, &mut kv, &mut expected, &Rows { batch: &batch, heads, layer, rows: &rows })?;
     }
     let table = batch.block_table(0).to_vec();

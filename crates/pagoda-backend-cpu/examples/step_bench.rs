@@ -205,7 +205,7 @@ impl Model {
         timed("linear lm_head", start);
         let start = Instant::now();
         let sample_rows: Vec<_> = (0..num_sequences as u32).map(SampleRow::greedy).collect();
-        let sample = Sample { logits: &rows.logits, vocab_size: VOCAB, rows: &sample_rows };
+        let sample = Sample { logits: &rows.logits, vocab_size: VOCAB, rows: &sample_rows, first: 0 };
         let pending = backend.sample(sample).expect("sample");
         assert!(backend.read_back(pending).expect("samples").iter().all(Result::is_ok), "logits are finite");
         timed("sample", start);

@@ -502,7 +502,7 @@ impl Backend for CpuBackend {
             // SAFETY: this task's thread, one reference; a task writes its own result.
             unsafe { *results.at(index) = sampling::sample(isa, logits, row, scratch.get(thread)) };
         });
-        self.last_samples.clear();
+        self.last_samples.truncate(op.first);
         self.last_samples
             .extend(samples.iter().map(|sample| sample.as_ref().map_or(0, |sample| sample.token)));
         Ok(CpuPending(samples))

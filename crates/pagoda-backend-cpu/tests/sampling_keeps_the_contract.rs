@@ -16,7 +16,7 @@ fn sample(
     rows: &[SampleRow<'_>],
 ) -> Vec<Outcome> {
     let logits = tensor(backend, logits, width, 0);
-    let pending = backend.sample(Sample { logits: &logits, vocab_size, rows }).expect("shapes fit");
+    let pending = backend.sample(Sample { logits: &logits, vocab_size, rows, first: 0 }).expect("shapes fit");
     backend.read_back(pending).expect("samples")
 }
 

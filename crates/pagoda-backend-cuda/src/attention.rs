@@ -3,6 +3,8 @@
 //! Cuts depend on a sequence's own lengths only: splits of [`SPLIT_KEYS`] keys from position 0 for sequences with one query row,
 //! tiles of [`TILE_ROWS`] rows for the others. So the order of every sum is the same whatever else is in the batch.
 
+use std::ops::Range;
+
 use pagoda_backend::{BatchMetadata, HeadLayout, KvFormat};
 
 use crate::element::Element;
@@ -22,20 +24,28 @@ const TILE_ROWS: u32 = 64;
 pub(crate) struct AttentionPlan {
     /// Splits of sequences with one query row, a sequence's splits in a row.
     pub(crate) decode: Vec<AttentionWork>,
+    /// Ranges of `decode` that are launched one after the other, so that the parts of their outputs fit the memory for them.
+    pub(crate) decode_launches: Vec<Range<usize>>,
     /// Tiles of sequences with more rows, the longest work first, so that no long tile starts when the others are done.
     pub(crate) prefill: Vec<AttentionWork>,
 }
 
 impl AttentionPlan {
-    pub(crate) fn make(&mut self, batch: &BatchMetadata) {
+    /// Plans a batch; a launch of the decode kernel has at most `max_splits` splits, and a sequence is in one launch.
+    pub(crate) fn make(&mut self, batch: &BatchMetadata, max_splits: usize) {
         self.decode.clear();
+        self.decode_launches.clear();
         self.prefill.clear();
         for (sequence, &context_len) in batch.context_lens.iter().enumerate() {
             let query_len = batch.query_start_loc[sequence + 1] - batch.query_start_loc[sequence];
             let work = |index| AttentionWork { sequence: sequence as u32, index };
             match query_len {
                 0 => {}
-                1 => self.decode.extend((0..context_len.div_ceil(SPLIT_KEYS)).map(work)),
+                1 => {
+                    let first = self.decode.len();
+                    self.decode.extend((0..context_len.div_ceil(SPLIT_KEYS)).map(work));
+                    self.add_to_launch(first..self.decode.len(), max_splits);
+                }
                 _ => self.prefill.extend((0..query_len.div_ceil(TILE_ROWS)).map(work)),
             }
         }
@@ -46,6 +56,19 @@ impl AttentionPlan {
         };
         self.prefill.sort_unstable_by_key(|work| (u32::MAX - last_key(work), work.sequence, work.index));
     }
+
+    fn add_to_launch(&mut self, splits: Range<usize>, max_splits: usize) {
+        assert!(splits.len() <= max_splits, "{} splits of {max_splits}", splits.len());
+        match self.decode_launches.last_mut() {
+            Some(launch) if splits.end - launch.start <= max_splits => launch.end = splits.end,
+            _ => self.decode_launches.push(splits),
+        }
+    }
+}
+
+/// Splits of a sequence of this length.
+pub(crate) fn num_splits(context_len: usize) -> usize {
+    context_len.div_ceil(SPLIT_KEYS as usize)
 }
 
 /// Blocks in y of the decode kernel.
@@ -123,5 +146,32 @@ impl AttentionShape {
     /// `KvTile` of the kernels.
     fn tile_bytes(self, num_keys: usize) -> usize {
         num_keys * (self.kv.head_bytes(self.head_dim) + 16)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sequences of `(query_len, context_len)`.
+    fn plan(sequences: &[(u32, u32)], max_splits: usize) -> AttentionPlan {
+        let mut batch = BatchMetadata { query_start_loc: vec![0], ..BatchMetadata::default() };
+        for (query_len, context_len) in sequences {
+            batch.query_start_loc.push(batch.query_start_loc.last().unwrap() + query_len);
+            batch.context_lens.push(*context_len);
+        }
+        let mut plan = AttentionPlan::default();
+        plan.make(&batch, max_splits);
+        plan
+    }
+
+    #[test]
+    fn a_launch_ends_before_a_sequence_that_would_not_fit() {
+        // 1, 3, 2, (a prefill), 4 splits.
+        let sequences = [(1, 256), (1, 513), (1, 512), (5, 300), (1, 1000)];
+        assert_eq!(plan(&sequences, 4).decode_launches, [0..4, 4..6, 6..10]);
+        assert_eq!(plan(&sequences, 100).decode_launches, [0..10]);
+        assert_eq!(plan(&sequences, 100).prefill.len(), 1);
+        assert!(plan(&[(7, 7)], 4).decode_launches.is_empty());
     }
 }

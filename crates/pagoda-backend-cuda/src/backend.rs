@@ -3,7 +3,7 @@
 use pagoda_backend::{
     Activation, AddRmsNorm, Backend, BackendError, BatchMetadata, BlockCopy, Embed, GatedActivation,
     GatherRows, GraphKey, HostMatrix, KvFormat, KvLayout, Linear, NonFiniteLogits, PagedAttention, RmsNorm,
-    RopeStoreKv, RopeTable, Sample, Sampled,
+    RopeStoreKv, RopeTable, Sample, Sampled, StepLimits,
 };
 
 use crate::attention::{self, AttentionShape};
@@ -13,9 +13,9 @@ use crate::e4m3;
 use crate::element::{Element, kernel};
 use crate::memory::{CudaKvCache, CudaRope, CudaTensor, CudaVector, Scratch, TensorKind};
 use crate::params::{
-    AddRmsNormParams, BlockCopyEntry, CopyBlocksParams, DequantizeParams, EmbedParams, GatedActivationParams,
-    GatherRowsParams, LinearParams, PagedAttentionParams, Plain, RmsNormParams, RopeStoreKvParams,
-    WeightView, bytes_of,
+    AddRmsNormParams, AttentionWork, BlockCopyEntry, CopyBlocksParams, DequantizeParams, EmbedParams,
+    GatedActivationParams, GatherRowsParams, LinearParams, PagedAttentionParams, Plain, RmsNormParams,
+    RopeStoreKvParams, WeightView, bytes_of,
 };
 use crate::sampling::{CudaPending, SampleLists};
 use crate::weight::CudaWeight;
@@ -26,6 +26,9 @@ const SKINNY_ROWS: usize = 16;
 const PANEL_BYTES: usize = 32 << 20;
 /// Rows and columns of a tile of `gemm`.
 const GEMM_TILE: usize = 128;
+
+/// Bytes for the parts of attention outputs: steps with more splits launch the decode kernel more than once.
+const PARTIAL_BYTES: usize = 64 << 20;
 
 /// Which products may depend on how many rows are in the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +53,10 @@ pub struct CudaBackend<D: Device> {
     rows: Scratch<D::Memory>,
     copies: Scratch<D::Memory>,
     panel: Scratch<D::Memory>,
+    /// The largest panel that a packed weight needs.
+    panel_bytes: usize,
+    /// Splits of one launch of the decode kernel.
+    max_splits: usize,
     samples: SampleLists<D::Memory>,
 }
 
@@ -67,6 +74,8 @@ impl<D: Device> CudaBackend<D> {
             rows: Scratch::new(0, "row indices"),
             copies: Scratch::new(0, "block copies"),
             panel: Scratch::new(0xFF, "a dequantised panel"),
+            panel_bytes: 0,
+            max_splits: usize::MAX,
             samples: SampleLists::new(),
         }
     }
@@ -177,10 +186,9 @@ impl<D: Device> CudaBackend<D> {
     /// The product of a block-format weight with many rows: a panel of it becomes dense, then the tile kernel.
     fn gemm_by_panels(&mut self, params: LinearParams) -> Result<(), BackendError> {
         let WeightView { rows, cols, .. } = params.weight;
-        let row_bytes = cols as usize * 2;
-        let panel_rows = (PANEL_BYTES / row_bytes / GEMM_TILE * GEMM_TILE).max(GEMM_TILE);
-        let panel_bytes = panel_rows.min(rows as usize) * row_bytes;
-        let panel = self.panel.reserve(&mut self.device, panel_bytes)?.address();
+        let panel_rows = panel_rows(cols as usize);
+        let num_bytes = panel_bytes(rows as usize, cols as usize);
+        let panel = self.panel.reserve(&mut self.device, num_bytes)?.address();
         for first_row in (0..rows).step_by(panel_rows) {
             let num_rows = (rows - first_row).min(panel_rows as u32);
             let dequantize = DequantizeParams { weight: params.weight, out: panel, first_row, num_rows };
@@ -196,6 +204,15 @@ impl<D: Device> CudaBackend<D> {
     }
 }
 
+/// Rows of a weight that are dense at the same time.
+fn panel_rows(cols: usize) -> usize {
+    (PANEL_BYTES / (cols * 2) / GEMM_TILE * GEMM_TILE).max(GEMM_TILE)
+}
+
+fn panel_bytes(rows: usize, cols: usize) -> usize {
+    panel_rows(cols).min(rows) * cols * 2
+}
+
 impl<D: Device> Backend for CudaBackend<D> {
     type Tensor = CudaTensor<D::Memory>;
     type Weight = CudaWeight<D::Memory>;
@@ -203,7 +220,7 @@ impl<D: Device> Backend for CudaBackend<D> {
     type Rope = CudaRope<D::Memory>;
     type KvCache = CudaKvCache<D::Memory>;
     type Batch = CudaBatch<D::Memory>;
-    type Pending = CudaPending<D::Memory>;
+    type Pending = CudaPending<D>;
 
     fn describe(&self) -> String {
         format!("{}, {:?} activations", self.device.describe(), self.element)
@@ -238,7 +255,11 @@ impl<D: Device> Backend for CudaBackend<D> {
     }
 
     fn pack_weight(&mut self, parts: &[HostMatrix<'_>]) -> Result<Self::Weight, BackendError> {
-        CudaWeight::pack(&mut self.device, self.element, parts)
+        let weight = CudaWeight::pack(&mut self.device, self.element, parts)?;
+        if !weight.is_dense() {
+            self.panel_bytes = self.panel_bytes.max(panel_bytes(weight.rows, weight.cols));
+        }
+        Ok(weight)
     }
 
     fn weight_bytes(&self, weight: &Self::Weight) -> u64 {
@@ -266,12 +287,35 @@ impl<D: Device> Backend for CudaBackend<D> {
         CudaBatch::new(&mut self.device, max_tokens, max_sequences, max_table_len)
     }
 
+    fn reserve(&mut self, limits: &StepLimits) -> Result<(), BackendError> {
+        let StepLimits { max_sequences, heads, .. } = *limits;
+        let stats_bytes = heads.num_q_heads * 4;
+        let longest = attention::num_splits(limits.max_context_len);
+        let affordable = PARTIAL_BYTES / (stats_bytes * heads.head_dim);
+        self.max_splits = affordable.max(longest).min(longest * max_sequences).max(1);
+        let device = &mut self.device;
+        self.partial_out.reserve(device, self.max_splits * stats_bytes * heads.head_dim)?;
+        self.partial_stats.reserve(device, self.max_splits * stats_bytes * 2)?;
+        self.arrivals.reserve(device, max_sequences * attention::decode_parts(heads) * 4)?;
+        self.rows.reserve(device, limits.max_logit_rows * 4)?;
+        // A sequence that runs out of its own block copies one; a forked one copies its tail.
+        self.copies.reserve(device, 2 * max_sequences * size_of::<BlockCopyEntry>())?;
+        if self.panel_bytes > 0 {
+            self.panel.reserve(device, self.panel_bytes)?;
+        }
+        self.samples.reserve(device, limits)
+    }
+
+    fn allocated_bytes(&self) -> Option<u64> {
+        Some(self.device.allocated_bytes())
+    }
+
     fn upload_batch(
         &mut self,
         batch: &mut Self::Batch,
         metadata: &mut BatchMetadata,
     ) -> Result<(), BackendError> {
-        batch.upload(&mut self.device, metadata)
+        batch.upload(&mut self.device, metadata, self.max_splits)
     }
 
     fn run(
@@ -378,7 +422,8 @@ impl<D: Device> Backend for CudaBackend<D> {
         assert_eq!((op.qkv.width, op.out.width), (heads.qkv_width(), heads.q_width()), "attention widths");
         assert_eq!((heads.num_kv_heads, heads.head_dim), (layout.num_kv_heads, layout.head_dim), "KV heads");
         assert!(heads.num_q_heads.is_multiple_of(heads.num_kv_heads), "{} query heads", heads.num_q_heads);
-        let (num_rows, num_splits) = (batch.host.num_tokens(), batch.plan.decode.len());
+        let num_rows = batch.host.num_tokens();
+        let num_splits = batch.plan.decode_launches.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
         let parts = attention::decode_parts(heads);
         let stats = num_splits * heads.num_q_heads * 4;
         let params = PagedAttentionParams {
@@ -404,7 +449,11 @@ impl<D: Device> Backend for CudaBackend<D> {
             reserved: 0,
         };
         let shape = AttentionShape { element: self.element, kv: op.kv.format, head_dim: heads.head_dim };
-        self.launch(shape.decode_kernel(), [num_splits, parts, 1], shape.decode_geometry(), params)?;
+        for splits in &batch.plan.decode_launches {
+            let work = params.work + (splits.start * size_of::<AttentionWork>()) as u64;
+            let params = PagedAttentionParams { work, ..params };
+            self.launch(shape.decode_kernel(), [splits.len(), parts, 1], shape.decode_geometry(), params)?;
+        }
         let params = PagedAttentionParams { work: batch.prefill_work.address(), ..params };
         let grid = [batch.plan.prefill.len(), heads.num_q_heads, 1];
         self.launch(shape.prefill_kernel(), grid, shape.prefill_geometry(), params)
@@ -460,17 +509,17 @@ impl<D: Device> Backend for CudaBackend<D> {
         assert!(op.vocab_size <= op.logits.width, "{} ids of {} logits", op.vocab_size, op.logits.width);
         let num_logit_rows = op.rows.iter().map(|row| row.row as usize + 1).max().unwrap_or(0);
         let logits = op.logits.rows(num_logit_rows);
-        let (params, pending) = self.samples.upload(&mut self.device, op.rows, op.vocab_size)?;
+        let (params, output) = self.samples.upload(&mut self.device, op.rows, (op.vocab_size, op.first))?;
         let params = crate::params::SampleParams { logits, stride: op.logits.width as u32, ..params };
         const SHARED_BYTES: u32 = 16 * 4 + 16 * 8 + 256 * 8 + 16;
         self.launch("sample", [op.rows.len(), 1, 1], (512, SHARED_BYTES), params)?;
-        Ok(pending)
+        self.samples.start_read(&mut self.device, output)
     }
 
     fn read_back(
         &mut self,
         pending: Self::Pending,
     ) -> Result<Vec<Result<Sampled, NonFiniteLogits>>, BackendError> {
-        self.samples.read_back(&mut self.device, pending)
+        self.samples.finish_read(&mut self.device, pending)
     }
 }

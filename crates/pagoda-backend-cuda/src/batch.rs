@@ -77,6 +77,7 @@ impl<M: Memory> CudaBatch<M> {
         &mut self,
         device: &mut D,
         metadata: &mut BatchMetadata,
+        max_splits: usize,
     ) -> Result<(), BackendError> {
         std::mem::swap(&mut self.host, metadata);
         self.tokens.clear();
@@ -84,7 +85,7 @@ impl<M: Memory> CudaBatch<M> {
             InputToken::Known(id) => id,
             InputToken::LastSampled(row) => LAST_SAMPLED | row,
         }));
-        self.plan.make(&self.host);
+        self.plan.make(&self.host, max_splits);
         self.input_tokens.write(device, &self.tokens)?;
         self.positions.write(device, &self.host.positions)?;
         self.slots.write(device, &self.host.slot_mapping)?;

@@ -1,5 +1,5 @@
-//! What [`crate::CudaBackend`] needs of a device: memory, copies, launches. The driver is one; the host shim that runs the same
-//! kernels in the tests is the other.
+//! What [`crate::CudaBackend`] needs of a device: memory, copies, launches, captures. The driver is one; the host shim that runs
+//! the same kernels in the tests is another; [`crate::MeterDevice`], which only counts, the third.
 
 use pagoda_backend::BackendError;
 
@@ -22,18 +22,55 @@ pub struct Launch<'a> {
 pub trait Device: Send + 'static {
     /// A piece of memory, freed when dropped.
     type Memory: Memory;
+    /// Bytes on their way to the host.
+    type Reading: Send;
+    /// Captured launches.
+    type Graph: Send;
 
     /// One line for the start-up table.
     fn describe(&self) -> String;
     /// Memory with all bytes `fill`.
     fn alloc(&mut self, num_bytes: usize, fill: u8, what: &'static str)
     -> Result<Self::Memory, BackendError>;
+    /// Bytes of all calls of [`Device::alloc`].
+    fn allocated_bytes(&self) -> u64;
     /// Host to device; `bytes` may be reused when the call returns.
-    fn write(&mut self, to: &Self::Memory, offset: usize, bytes: &[u8]) -> Result<(), BackendError>;
+    fn write(&mut self, to: &Self::Memory, offset: usize, bytes: &[u8]) -> Result<(), BackendError> {
+        self.write_with(to, offset, bytes.len(), &mut |at, piece| {
+            piece.copy_from_slice(&bytes[at..at + piece.len()]);
+        })
+    }
+    /// Host to device, in pieces that `fill(first byte, piece)` writes one after the other, straight into memory that the
+    /// device fetches them from: while it does, the next piece is filled. Pieces begin at multiples of 4 KiB.
+    fn write_with(
+        &mut self,
+        to: &Self::Memory,
+        offset: usize,
+        num_bytes: usize,
+        fill: &mut dyn FnMut(usize, &mut [u8]),
+    ) -> Result<(), BackendError>;
+    /// Starts to copy to the host what is there after everything that was queued before. Does not wait.
+    fn start_read(
+        &mut self,
+        from: &Self::Memory,
+        offset: usize,
+        num_bytes: usize,
+    ) -> Result<Self::Reading, BackendError>;
+    /// Waits for the bytes.
+    fn finish_read(&mut self, reading: Self::Reading, bytes: &mut [u8]) -> Result<(), BackendError>;
     /// Device to host, after everything that was queued before.
-    fn read(&mut self, from: &Self::Memory, offset: usize, bytes: &mut [u8]) -> Result<(), BackendError>;
+    fn read(&mut self, from: &Self::Memory, offset: usize, bytes: &mut [u8]) -> Result<(), BackendError> {
+        let reading = self.start_read(from, offset, bytes.len())?;
+        self.finish_read(reading, bytes)
+    }
     /// Queues a kernel.
     fn launch(&mut self, launch: &Launch<'_>) -> Result<(), BackendError>;
+    /// From now on launches are recorded instead of queued, until [`Device::end_capture`]. Nothing else may be called.
+    fn begin_capture(&mut self) -> Result<(), BackendError>;
+    /// What was recorded.
+    fn end_capture(&mut self) -> Result<Self::Graph, BackendError>;
+    /// Queues the launches of a capture, with the parameters they had.
+    fn replay(&mut self, graph: &Self::Graph) -> Result<(), BackendError>;
 }
 
 /// A piece of a device's memory.

@@ -11,7 +11,9 @@ use cudarc::driver::sys::{self, CUfunction_attribute_enum};
 use pagoda_backend::BackendError;
 
 use crate::device::{Device, Launch, Memory};
-use crate::images::image_of;
+use crate::fault::step_error;
+use crate::images::{image_of, images};
+use crate::pinned::{DriverReading, Event, Pinned, SEGMENT_BYTES, WriteRing};
 use crate::probe::{CudaUnavailable, DeviceInfo, driver_error, probe};
 
 /// Dynamic shared memory that a kernel may have without being asked.
@@ -24,6 +26,13 @@ pub struct DriverDevice {
     stream: sys::CUstream,
     modules: HashMap<&'static str, sys::CUmodule>,
     functions: HashMap<&'static str, sys::CUfunction>,
+    allocated_bytes: u64,
+    /// What is written goes through it.
+    ring: WriteRing,
+    /// Buffers of readings that have ended.
+    readings: Vec<DriverReading>,
+    /// A launch's parameters at the alignment that kernels expect.
+    params: Vec<u64>,
 }
 
 // SAFETY: handles of the driver, which may be used from any thread in which the context is current; every call makes it so.
@@ -45,45 +54,64 @@ impl DriverDevice {
         // SAFETY: the context was just retained.
         unsafe { result::ctx::set_current(context) }.map_err(driver_error)?;
         let stream = result::stream::create(StreamKind::NonBlocking).map_err(driver_error)?;
-        Ok(DriverDevice { info, context, stream, modules: HashMap::new(), functions: HashMap::new() })
+        let mut device = DriverDevice {
+            info,
+            context,
+            stream,
+            modules: HashMap::new(),
+            functions: HashMap::new(),
+            allocated_bytes: 0,
+            ring: WriteRing::new().map_err(driver_error)?,
+            readings: Vec::new(),
+            params: Vec::new(),
+        };
+        device.load_modules().map_err(driver_error)?;
+        Ok(device)
+    }
+
+    /// Every embedded file at once, so that their code is part of what is no longer free before the memory is divided.
+    fn load_modules(&mut self) -> Result<(), DriverError> {
+        for (file, image) in images() {
+            // SAFETY: a fatbin that nvcc wrote, which names its own length.
+            let module = unsafe { result::module::load_data(image.as_ptr().cast()) }?;
+            self.modules.insert(file, module);
+        }
+        Ok(())
+    }
+
+    /// The device's number, name and size.
+    pub fn info(&self) -> &DeviceInfo {
+        &self.info
     }
 
     /// Bytes of its memory that nobody has taken.
     pub fn free_bytes(&self) -> Result<u64, BackendError> {
         self.make_current()?;
-        let (free_bytes, _total_bytes) = result::mem_get_info().map_err(fatal)?;
+        let (free_bytes, _total_bytes) = result::mem_get_info().map_err(step_error)?;
         Ok(free_bytes as u64)
     }
 
     fn make_current(&self) -> Result<(), BackendError> {
         // SAFETY: the context is retained as long as the process lives.
-        unsafe { result::ctx::set_current(self.context) }.map_err(fatal)
+        unsafe { result::ctx::set_current(self.context) }.map_err(step_error)
     }
 
-    /// The function of a kernel; loads its image at the first use.
+    /// The function of a kernel.
     fn function(&mut self, kernel: &'static str, shared_bytes: u32) -> Result<sys::CUfunction, BackendError> {
         if let Some(function) = self.functions.get(kernel) {
             return Ok(*function);
         }
-        let (file, image) =
-            image_of(kernel).ok_or_else(|| BackendError::Fatal(format!("no kernel {kernel} is embedded")))?;
-        let module = match self.modules.get(file) {
-            Some(module) => *module,
-            None => {
-                // SAFETY: a fatbin that nvcc wrote, which names its own length.
-                let module = unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(fatal)?;
-                self.modules.insert(file, module);
-                module
-            }
-        };
+        let embedded = image_of(kernel).and_then(|(file, _)| self.modules.get(file));
+        let module =
+            *embedded.ok_or_else(|| BackendError::Fatal(format!("no kernel {kernel} is embedded")))?;
         let name = CString::new(kernel).expect("kernel names have no 0");
         // SAFETY: the module is loaded and stays so.
-        let function = unsafe { result::module::get_function(module, name) }.map_err(fatal)?;
+        let function = unsafe { result::module::get_function(module, name) }.map_err(step_error)?;
         if shared_bytes > PLAIN_SHARED_BYTES {
             let attribute = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: the function was just found. A kernel asks for one size always.
             unsafe { result::function::set_function_attribute(function, attribute, shared_bytes as i32) }
-                .map_err(fatal)?;
+                .map_err(step_error)?;
         }
         self.functions.insert(kernel, function);
         Ok(function)
@@ -124,6 +152,8 @@ impl Drop for DriverMemory {
 
 impl Device for DriverDevice {
     type Memory = DriverMemory;
+    type Reading = DriverReading;
+    type Graph = DriverGraph;
 
     fn describe(&self) -> String {
         let (major, minor) = self.info.compute_capability;
@@ -142,45 +172,85 @@ impl Device for DriverDevice {
             sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
                 BackendError::OutOfMemory { what, needed_bytes: num_bytes as u64 }
             }
-            _ => fatal(error),
+            _ => step_error(error),
         })?;
         let memory = DriverMemory { address, num_bytes, context: self.context };
+        self.allocated_bytes += num_bytes as u64;
         // SAFETY: just allocated with this size.
-        unsafe { result::memset_d8_async(address, fill, num_bytes, self.stream) }.map_err(fatal)?;
+        unsafe { result::memset_d8_async(address, fill, num_bytes, self.stream) }.map_err(step_error)?;
         Ok(memory)
     }
 
-    fn write(&mut self, to: &DriverMemory, offset: usize, bytes: &[u8]) -> Result<(), BackendError> {
-        assert!(offset + bytes.len() <= to.num_bytes, "a write behind the end");
-        self.make_current()?;
-        // SAFETY: within the memory. From pageable memory the driver returns when it has its own copy of the bytes.
-        unsafe { result::memcpy_htod_async(to.address + offset as u64, bytes, self.stream) }.map_err(fatal)
+    fn allocated_bytes(&self) -> u64 {
+        self.allocated_bytes
     }
 
-    fn read(&mut self, from: &DriverMemory, offset: usize, bytes: &mut [u8]) -> Result<(), BackendError> {
-        assert!(offset + bytes.len() <= from.num_bytes, "a read behind the end");
+    fn write_with(
+        &mut self,
+        to: &DriverMemory,
+        offset: usize,
+        num_bytes: usize,
+        fill: &mut dyn FnMut(usize, &mut [u8]),
+    ) -> Result<(), BackendError> {
+        assert!(offset + num_bytes <= to.num_bytes, "a write behind the end");
         self.make_current()?;
-        // SAFETY: within the memory; `bytes` is borrowed until the stream has done everything.
-        unsafe {
-            result::memcpy_dtoh_async(bytes, from.address + offset as u64, self.stream).map_err(fatal)?;
-            result::stream::synchronize(self.stream).map_err(fatal)
+        for at in (0..num_bytes).step_by(SEGMENT_BYTES) {
+            let piece =
+                self.ring.take((num_bytes - at).min(SEGMENT_BYTES), self.stream).map_err(step_error)?;
+            fill(at, piece);
+            // SAFETY: within the memory; the ring hands the piece out again only when this copy has ended.
+            unsafe { result::memcpy_htod_async(to.address + (offset + at) as u64, &*piece, self.stream) }
+                .map_err(step_error)?;
         }
+        Ok(())
+    }
+
+    fn start_read(
+        &mut self,
+        from: &DriverMemory,
+        offset: usize,
+        num_bytes: usize,
+    ) -> Result<DriverReading, BackendError> {
+        assert!(offset + num_bytes <= from.num_bytes, "a read behind the end");
+        self.make_current()?;
+        let is_large_enough = |reading: &DriverReading| reading.buffer.num_bytes() >= num_bytes;
+        let mut reading = match self.readings.iter().position(is_large_enough) {
+            Some(index) => self.readings.swap_remove(index),
+            None => DriverReading {
+                buffer: Pinned::new(num_bytes.next_power_of_two().max(4096)).map_err(step_error)?,
+                event: Event::new().map_err(step_error)?,
+                num_bytes: 0,
+            },
+        };
+        reading.num_bytes = num_bytes;
+        let target = &mut reading.buffer.bytes_mut()[..num_bytes];
+        // SAFETY: within the memory; the buffer is in the reading until the event has passed.
+        unsafe { result::memcpy_dtoh_async(target, from.address + offset as u64, self.stream) }
+            .map_err(step_error)?;
+        reading.event.record(self.stream).map_err(step_error)?;
+        Ok(reading)
+    }
+
+    fn finish_read(&mut self, reading: DriverReading, bytes: &mut [u8]) -> Result<(), BackendError> {
+        self.make_current()?;
+        reading.event.wait().map_err(step_error)?;
+        bytes.copy_from_slice(&reading.buffer.bytes()[..reading.num_bytes]);
+        self.readings.push(reading);
+        Ok(())
     }
 
     fn launch(&mut self, launch: &Launch<'_>) -> Result<(), BackendError> {
         self.make_current()?;
         let function = self.function(launch.kernel, launch.shared_bytes)?;
-        // Parameters at the alignment that the kernel expects.
-        let mut params = vec![0u64; launch.params.len().div_ceil(8)];
+        self.params.clear();
+        self.params.resize(launch.params.len().div_ceil(8), 0);
         // SAFETY: as many bytes as the vector has room for.
         unsafe {
-            params
-                .as_mut_ptr()
-                .cast::<u8>()
-                .copy_from_nonoverlapping(launch.params.as_ptr(), launch.params.len());
+            let params = self.params.as_mut_ptr().cast::<u8>();
+            params.copy_from_nonoverlapping(launch.params.as_ptr(), launch.params.len());
         }
         let [x, y, z] = launch.grid;
-        let mut arguments = [params.as_mut_ptr().cast::<c_void>()];
+        let mut arguments = [self.params.as_mut_ptr().cast::<c_void>()];
         // SAFETY: the kernel has one parameter of this layout (a test compares it), which the driver copies before it returns;
         // the addresses in it are of memory that the backend holds.
         unsafe {
@@ -194,10 +264,52 @@ impl Device for DriverDevice {
                 &mut arguments,
             )
         }
-        .map_err(fatal)
+        .map_err(step_error)
+    }
+
+    fn begin_capture(&mut self) -> Result<(), BackendError> {
+        self.make_current()?;
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream lives.
+        unsafe { result::stream::begin_capture(self.stream, mode) }.map_err(step_error)
+    }
+
+    fn end_capture(&mut self) -> Result<DriverGraph, BackendError> {
+        self.make_current()?;
+        // SAFETY: the stream is capturing; the graph is destroyed once it has been made executable, which copies it.
+        unsafe {
+            let graph = result::stream::end_capture(self.stream).map_err(step_error)?;
+            let flags = sys::CUgraphInstantiate_flags(0);
+            let executable = result::graph::instantiate(graph, flags);
+            let _ = result::graph::destroy(graph);
+            let executable = executable.map_err(step_error)?;
+            Ok(DriverGraph { executable, context: self.context })
+        }
+    }
+
+    fn replay(&mut self, graph: &DriverGraph) -> Result<(), BackendError> {
+        self.make_current()?;
+        // SAFETY: graph and stream live; the addresses in the graph are of memory that the backend holds.
+        unsafe { result::graph::launch(graph.executable, self.stream) }.map_err(step_error)
     }
 }
 
-fn fatal(error: DriverError) -> BackendError {
-    BackendError::Fatal(driver_error(error).to_string())
+/// Captured launches.
+pub struct DriverGraph {
+    executable: sys::CUgraphExec,
+    context: sys::CUcontext,
+}
+
+// SAFETY: a handle of the driver, which may be used from any thread in which the context is current.
+unsafe impl Send for DriverGraph {}
+
+impl Drop for DriverGraph {
+    fn drop(&mut self) {
+        // SAFETY: the context lives as long as the process; the graph is destroyed once.
+        unsafe {
+            if result::ctx::set_current(self.context).is_ok() {
+                let _ = result::graph::exec_destroy(self.executable);
+            }
+        }
+    }
 }

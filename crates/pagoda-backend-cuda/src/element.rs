@@ -29,13 +29,18 @@ impl Element {
         }
     }
 
+    /// The stored bytes of a number.
+    pub(crate) fn bytes(self, value: f32) -> [u8; 2] {
+        match self {
+            Element::Bf16 => bf16::from_f32(value).to_le_bytes(),
+            Element::F16 => f16::from_f32(value).to_le_bytes(),
+        }
+    }
+
     /// Appends the stored bytes of `values`.
     pub(crate) fn encode(self, values: impl IntoIterator<Item = f32>, out: &mut Vec<u8>) {
         for value in values {
-            out.extend(match self {
-                Element::Bf16 => bf16::from_f32(value).to_le_bytes(),
-                Element::F16 => f16::from_f32(value).to_le_bytes(),
-            });
+            out.extend(self.bytes(value));
         }
     }
 

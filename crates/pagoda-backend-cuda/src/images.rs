@@ -7,6 +7,11 @@ pub fn embedded_kernels() -> impl ExactSizeIterator<Item = &'static str> {
     IMAGES.iter().map(|(name, _)| *name)
 }
 
+/// Every file and its fatbin.
+pub(crate) fn images() -> impl Iterator<Item = (&'static str, &'static [u8])> {
+    IMAGES.iter().copied()
+}
+
 /// The file that holds a kernel, and its fatbin: the file with the longest name that begins the kernel's.
 pub(crate) fn image_of(kernel: &str) -> Option<(&'static str, &'static [u8])> {
     let candidates = IMAGES.iter().filter(|(file, _)| kernel.starts_with(file));

@@ -1,6 +1,6 @@
 //! The lists of a step's sample rows, laid end to end for the kernel, and what the kernel answers.
 
-use pagoda_backend::{BackendError, NonFiniteLogits, SampleRow, Sampled};
+use pagoda_backend::{BackendError, NonFiniteLogits, SampleRow, Sampled, StepLimits};
 
 use crate::device::{Device, Memory};
 use crate::memory::Scratch;
@@ -9,13 +9,36 @@ use crate::params::{
 };
 
 /// Chosen tokens on their way to the host.
-pub struct CudaPending<M> {
-    /// `[num_rows]` reports, then `[num_rows, max_top]` likeliest tokens.
-    pub(crate) output: M,
-    pub(crate) max_top: usize,
-    /// Likeliest tokens of each row.
-    pub(crate) num_top: Vec<usize>,
+pub struct CudaPending<D: Device> {
+    output: SampleOutput<D::Memory>,
+    reading: D::Reading,
 }
+
+/// Where a launch writes what it has chosen.
+pub(crate) struct SampleOutput<M> {
+    /// `[num_rows]` reports, then `[num_rows, max_top]` likeliest tokens.
+    memory: M,
+    max_top: usize,
+    /// Likeliest tokens of each row.
+    num_top: Vec<usize>,
+}
+
+impl<M> SampleOutput<M> {
+    fn reports_bytes(&self) -> usize {
+        self.num_top.len() * size_of::<SampleReport>()
+    }
+
+    fn num_bytes(&self) -> usize {
+        self.reports_bytes() + self.num_top.len() * self.max_top * size_of::<SampleTop>()
+    }
+}
+
+/// Likeliest tokens per row that the buffers taken at load have room for; more are possible.
+const USUAL_TOP: usize = 20;
+/// Bytes of every list of a step that are taken at load. Longer ones (long histories under penalties) grow it.
+const USUAL_LIST_BYTES: usize = 256 << 10;
+/// Steps whose choices may be on their way at the same time.
+const NUM_OUTPUTS: usize = 2;
 
 /// Reused from step to step.
 pub(crate) struct SampleLists<M> {
@@ -46,20 +69,44 @@ impl<M: Memory> SampleLists<M> {
         }
     }
 
+    /// Takes what samples within these limits need.
+    pub(crate) fn reserve<D: Device<Memory = M>>(
+        &mut self,
+        device: &mut D,
+        limits: &StepLimits,
+    ) -> Result<(), BackendError> {
+        let max_rows = limits.max_sequences.max(limits.max_logit_rows);
+        let mask_bytes = max_rows * limits.vocab_size.div_ceil(32) * 4;
+        let [rules, counts, biases, banned, masks] = &mut self.on_device;
+        rules.reserve(device, max_rows * size_of::<SampleRule>())?;
+        for list in [counts, biases, banned] {
+            list.reserve(device, USUAL_LIST_BYTES)?;
+        }
+        masks.reserve(device, mask_bytes)?;
+        self.ruled.reserve(device, max_rows * limits.vocab_size * 4)?;
+        // Prompt logprobs follow the samples.
+        self.last_samples.reserve(device, (limits.max_tokens + max_rows) * 4)?;
+        let output_bytes = max_rows * (size_of::<SampleReport>() + USUAL_TOP * size_of::<SampleTop>());
+        while self.outputs.len() < NUM_OUTPUTS {
+            self.outputs.push(device.alloc(output_bytes, 0xFF, "sampling")?);
+        }
+        Ok(())
+    }
+
     /// Uploads the rows; the answer lacks the logits.
     pub(crate) fn upload<D: Device<Memory = M>>(
         &mut self,
         device: &mut D,
         rows: &[SampleRow<'_>],
-        vocab_size: usize,
-    ) -> Result<(SampleParams, CudaPending<M>), BackendError> {
+        (vocab_size, first): (usize, usize),
+    ) -> Result<(SampleParams, SampleOutput<M>), BackendError> {
         self.lay_out(rows);
         let num_top: Vec<usize> =
             rows.iter().map(|row| row.num_logprobs.map_or(0, |n| (n as usize).min(vocab_size))).collect();
         let max_top = num_top.iter().copied().max().unwrap_or(0);
         let reports_bytes = rows.len() * size_of::<SampleReport>();
-        let output =
-            self.take_output(device, reports_bytes + rows.len() * max_top * size_of::<SampleTop>())?;
+        let output_bytes = reports_bytes + rows.len() * max_top * size_of::<SampleTop>();
+        let output = SampleOutput { memory: self.take_output(device, output_bytes)?, max_top, num_top };
         let needs_ruled = self.rules.iter().any(|rule| {
             rule.num_counts + rule.num_biases + rule.num_banned > 0 || rule.first_mask_word != NONE
         });
@@ -73,15 +120,16 @@ impl<M: Memory> SampleLists<M> {
             banned: banned.upload(device, &self.banned)?,
             masks: masks.upload(device, &self.masks)?,
             ruled: self.ruled.reserve(device, ruled_bytes)?.address(),
-            reports: output.address(),
-            top: output.address() + reports_bytes as u64,
-            last_samples: self.last_samples.reserve(device, rows.len() * 4)?.address(),
+            reports: output.memory.address(),
+            top: output.memory.address() + reports_bytes as u64,
+            last_samples: self.last_samples.reserve(device, (first + rows.len()) * 4)?.address()
+                + first as u64 * 4,
             stride: 0,
             vocab_size: vocab_size as u32,
             max_top: max_top as u32,
             reserved: 0,
         };
-        Ok((params, CudaPending { output, max_top, num_top }))
+        Ok((params, output))
     }
 
     fn lay_out(&mut self, rows: &[SampleRow<'_>]) {
@@ -134,27 +182,38 @@ impl<M: Memory> SampleLists<M> {
         }
     }
 
-    /// Waits for the answer.
-    pub(crate) fn read_back<D: Device<Memory = M>>(
+    /// Queues the way of the choices to the host.
+    pub(crate) fn start_read<D: Device<Memory = M>>(
         &mut self,
         device: &mut D,
-        pending: CudaPending<M>,
+        output: SampleOutput<M>,
+    ) -> Result<CudaPending<D>, BackendError> {
+        let reading = device.start_read(&output.memory, 0, output.num_bytes())?;
+        Ok(CudaPending { output, reading })
+    }
+
+    /// Waits for the choices.
+    pub(crate) fn finish_read<D: Device<Memory = M>>(
+        &mut self,
+        device: &mut D,
+        pending: CudaPending<D>,
     ) -> Result<Vec<Result<Sampled, NonFiniteLogits>>, BackendError> {
-        let num_rows = pending.num_top.len();
-        let reports_bytes = num_rows * size_of::<SampleReport>();
-        let mut bytes = vec![0; reports_bytes + num_rows * pending.max_top * size_of::<SampleTop>()];
-        device.read(&pending.output, 0, &mut bytes)?;
-        self.outputs.push(pending.output);
+        let CudaPending { output, reading } = pending;
+        let mut bytes = vec![0; output.num_bytes()];
+        device.finish_read(reading, &mut bytes)?;
+        let reports_bytes = output.reports_bytes();
         let reports: Vec<SampleReport> = read_plain(&bytes[..reports_bytes]);
         let tops: Vec<SampleTop> = read_plain(&bytes[reports_bytes..]);
-        let samples = reports.iter().zip(&pending.num_top).enumerate().map(|(row, (report, &num_top))| {
+        let samples = reports.iter().zip(&output.num_top).enumerate().map(|(row, (report, &num_top))| {
             if report.is_failed != 0 {
                 return Err(NonFiniteLogits);
             }
-            let top = &tops[row * pending.max_top..][..num_top];
+            let top = &tops[row * output.max_top..][..num_top];
             let top = top.iter().map(|top| (top.token, top.logprob)).collect();
             Ok(Sampled { token: report.token, logprob: report.logprob, top, rank: report.rank })
         });
-        Ok(samples.collect())
+        let samples = samples.collect();
+        self.outputs.push(output.memory);
+        Ok(samples)
     }
 }

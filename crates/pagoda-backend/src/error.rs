@@ -17,6 +17,9 @@ pub enum BackendError {
     /// Shapes or numbers that this backend has no code for (a head dimension, a block size).
     #[error("unsupported: {0}")]
     Unsupported(String),
+    /// The device would not do one thing (no memory for it, a launch that asks for too much) and is as it was.
+    #[error("the device refused: {0}")]
+    Refused(String),
     /// The device is lost.
     #[error("device failure: {0}")]
     Fatal(String),

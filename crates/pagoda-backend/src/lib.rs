@@ -22,7 +22,7 @@ pub use error::BackendError;
 pub use kv::KvFormat;
 pub use ops::{
     Activation, AddRmsNorm, Backend, Embed, GatedActivation, GatherRows, Linear, PagedAttention, QkNorm,
-    RmsNorm, RopeStoreKv, Sample,
+    RmsNorm, RopeStoreKv, Sample, StepLimits,
 };
 pub use rope::RopeTable;
 pub use sampling::{NonFiniteLogits, SampleRow, Sampled, TokenCount};

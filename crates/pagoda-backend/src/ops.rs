@@ -55,6 +55,15 @@ pub trait Backend: Sized + Send + 'static {
         max_sequences: usize,
         max_table_len: usize,
     ) -> Result<Self::Batch, BackendError>;
+    /// Takes what steps within these limits need beside the tensors: afterwards no step allocates, but for lists of unusual
+    /// length. Called once, when the weights are packed.
+    fn reserve(&mut self, _limits: &StepLimits) -> Result<(), BackendError> {
+        Ok(())
+    }
+    /// Bytes taken so far, where the backend counts them.
+    fn allocated_bytes(&self) -> Option<u64> {
+        None
+    }
     /// Moves a step's metadata to the device; takes the vectors by swap, so that the step path does not allocate.
     fn upload_batch(
         &mut self,
@@ -62,6 +71,10 @@ pub trait Backend: Sized + Send + 'static {
         metadata: &mut BatchMetadata,
     ) -> Result<(), BackendError>;
 
+    /// To how many rows a step of `num_rows` rows is padded if every sequence has one row; `None` if steps are not captured.
+    fn padded_rows(&self, _num_rows: usize) -> Option<usize> {
+        None
+    }
     /// Runs `body`; a device with graphs captures it at the first call with this key and replays it afterwards.
     fn run(
         &mut self,
@@ -241,4 +254,23 @@ pub struct Sample<'a, B: Backend> {
     pub vocab_size: usize,
     /// One entry per token to choose.
     pub rows: &'a [SampleRow<'a>],
+    /// Which of the step's samples the first of them is, for the next step's `InputToken::LastSampled`.
+    pub first: usize,
+}
+
+/// The largest step.
+#[derive(Clone, Copy, Debug)]
+pub struct StepLimits {
+    /// Rows of a step.
+    pub max_tokens: usize,
+    /// Sequences of a step.
+    pub max_sequences: usize,
+    /// Tokens of a sequence.
+    pub max_context_len: usize,
+    /// Rows of logits of one [`Sample`].
+    pub max_logit_rows: usize,
+    /// Ids that may be chosen.
+    pub vocab_size: usize,
+    /// Heads of the attention.
+    pub heads: HeadLayout,
 }

@@ -21,6 +21,9 @@ pub enum Order {
     Random(u64),
 }
 
+/// As small as pieces may be, so that every test of a weight sees its seams.
+const PIECE_BYTES: usize = 4096;
+
 /// A device that is the host.
 pub struct HostDevice {
     folder: PathBuf,
@@ -29,7 +32,21 @@ pub struct HostDevice {
     kernels: HashMap<&'static str, Kernel>,
     /// Every file that may hold a kernel; loaded when a kernel is first launched.
     files: Vec<PathBuf>,
+    allocated_bytes: u64,
+    /// Launches since the beginning of a capture.
+    capture: Option<HostGraph>,
 }
+
+/// A launch with its own parameters.
+#[derive(Clone)]
+struct OwnedLaunch {
+    launch: Launch<'static>,
+    params: Vec<u8>,
+}
+
+/// Captured launches.
+#[derive(Default)]
+pub struct HostGraph(Vec<OwnedLaunch>);
 
 type RunLaunch = unsafe extern "C" fn(*const c_void, *const c_void, *const SimtLaunch);
 
@@ -63,7 +80,15 @@ impl HostDevice {
         let entries = std::fs::read_dir(folder).map_err(|error| error.to_string())?;
         let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
         let files = paths.filter(|path| path.extension().is_some_and(|ending| ending == "so")).collect();
-        Ok(HostDevice { folder: folder.to_owned(), order, run, kernels: HashMap::new(), files })
+        Ok(HostDevice {
+            folder: folder.to_owned(),
+            order,
+            run,
+            kernels: HashMap::new(),
+            files,
+            allocated_bytes: 0,
+            capture: None,
+        })
     }
 
     /// The kernel of this name: in the file whose name begins it.
@@ -116,6 +141,8 @@ impl Drop for HostMemory {
 
 impl Device for HostDevice {
     type Memory = HostMemory;
+    type Reading = Vec<u8>;
+    type Graph = HostGraph;
 
     fn describe(&self) -> String {
         format!("host, threads {:?}", self.order)
@@ -132,20 +159,62 @@ impl Device for HostDevice {
         }
         // SAFETY: just allocated with this size.
         unsafe { address.write_bytes(fill, num_bytes) };
+        self.allocated_bytes += num_bytes as u64;
         Ok(HostMemory { address, layout })
     }
 
-    fn write(&mut self, to: &HostMemory, offset: usize, bytes: &[u8]) -> Result<(), BackendError> {
-        assert!(offset + bytes.len() <= to.num_bytes(), "a write behind the end");
-        // SAFETY: within the memory, which nothing else refers to while the device is borrowed.
-        unsafe { to.address.add(offset).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+    fn allocated_bytes(&self) -> u64 {
+        self.allocated_bytes
+    }
+
+    fn write_with(
+        &mut self,
+        to: &HostMemory,
+        offset: usize,
+        num_bytes: usize,
+        fill: &mut dyn FnMut(usize, &mut [u8]),
+    ) -> Result<(), BackendError> {
+        assert!(offset + num_bytes <= to.num_bytes(), "a write behind the end");
+        assert!(self.capture.is_none(), "a write within a capture");
+        // SAFETY: within the memory, which nothing else refers to while the device is borrowed, and which is filled.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(to.address.add(offset), num_bytes) };
+        for (index, piece) in bytes.chunks_mut(PIECE_BYTES).enumerate() {
+            fill(index * PIECE_BYTES, piece);
+        }
         Ok(())
     }
 
-    fn read(&mut self, from: &HostMemory, offset: usize, bytes: &mut [u8]) -> Result<(), BackendError> {
-        assert!(offset + bytes.len() <= from.num_bytes(), "a read behind the end");
+    fn start_read(
+        &mut self,
+        from: &HostMemory,
+        offset: usize,
+        num_bytes: usize,
+    ) -> Result<Vec<u8>, BackendError> {
+        assert!(offset + num_bytes <= from.num_bytes(), "a read behind the end");
+        assert!(self.capture.is_none(), "a read within a capture");
         // SAFETY: within the memory, every byte of which was filled when it was made.
-        unsafe { from.address.add(offset).copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) };
+        Ok(unsafe { std::slice::from_raw_parts(from.address.add(offset), num_bytes) }.to_vec())
+    }
+
+    fn finish_read(&mut self, reading: Vec<u8>, bytes: &mut [u8]) -> Result<(), BackendError> {
+        bytes.copy_from_slice(&reading);
+        Ok(())
+    }
+
+    fn begin_capture(&mut self) -> Result<(), BackendError> {
+        assert!(self.capture.replace(HostGraph::default()).is_none(), "a capture within a capture");
+        Ok(())
+    }
+
+    fn end_capture(&mut self) -> Result<HostGraph, BackendError> {
+        Ok(self.capture.take().expect("a capture has begun"))
+    }
+
+    fn replay(&mut self, graph: &HostGraph) -> Result<(), BackendError> {
+        assert!(self.capture.is_none(), "a replay within a capture");
+        for OwnedLaunch { launch, params } in &graph.0 {
+            self.launch(&Launch { params, ..*launch })?;
+        }
         Ok(())
     }
 
@@ -153,6 +222,11 @@ impl Device for HostDevice {
         let kernel = self.kernel(launch.kernel)?;
         let geometry = [launch.num_threads, launch.shared_bytes];
         assert_eq!(geometry, kernel.geometry, "threads and shared bytes of {}", launch.kernel);
+        if let Some(HostGraph(launches)) = &mut self.capture {
+            let params = launch.params.to_vec();
+            launches.push(OwnedLaunch { launch: Launch { params: &[], ..*launch }, params });
+            return Ok(());
+        }
         let (order, seed) = match self.order {
             Order::Forward => (0, 0),
             Order::Reverse => (1, 0),

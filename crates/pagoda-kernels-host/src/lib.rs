@@ -8,4 +8,4 @@ mod device;
 mod library;
 
 pub use compile::{Sanitize, compile_all, compile_one};
-pub use device::{HostDevice, Order};
+pub use device::{HostDevice, HostGraph, HostMemory, Order};

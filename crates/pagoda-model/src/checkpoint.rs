@@ -51,6 +51,17 @@ impl Checkpoint {
         dummy::open(path.as_ref(), seed)
     }
 
+    /// The same model without its weights: for a backend that asks for their shapes only.
+    pub(crate) fn without_weights(&self) -> Self {
+        Checkpoint {
+            config: self.config.clone(),
+            text_assets: self.text_assets.clone(),
+            generation_defaults: self.generation_defaults.clone(),
+            tensors: self.tensors.without_data(),
+            format: self.format,
+        }
+    }
+
     /// The model's numbers.
     pub fn config(&self) -> &ModelConfig {
         &self.config
@@ -104,7 +115,7 @@ impl Checkpoint {
     ) -> Result<HostMatrix<'_>, ModelError> {
         let head_dim = self.config.head_dim;
         let stored = self.matrix(name, num_heads * head_dim, cols)?;
-        if !self.stores_pairs() {
+        if !self.stores_pairs() || stored.data.is_empty() {
             return Ok(stored);
         }
         let mut data = Vec::with_capacity(stored.data.len());

@@ -1,25 +1,30 @@
 //! [`ModelRunner`]: runs the engine's step plans on a device. Owns the decoder, the KV cache and every buffer of a step, all
 //! taken once at load. Does not know why a step looks as it does.
 //!
-//! It runs at pipeline depth 1: a plan that names a token still in flight is refused.
+//! It runs at pipeline depths 1 and 2: a token that the next step needs before the host knows it stays on the device. Only
+//! penalties count tokens on the host: a step with them waits for the choices of the step before it, while its own forward
+//! pass runs.
 
 mod counts;
+mod in_flight;
 mod memory;
 mod rows;
 mod workspace;
 
 use pagoda_backend::{
-    Backend, BackendError, BatchMetadata, BlockCopy, GraphKey, InputToken, KvLayout, Sample, Sampled,
+    Backend, BackendError, BatchMetadata, BlockCopy, GraphKey, InputToken, KvLayout, Sample, StepLimits,
 };
 use pagoda_engine::{
-    BatchInput, Executor, ExecutorError, InputId, RowError, SampledToken, StepOutput, StepPlan, TokenLogprobs,
+    BatchInput, Executor, ExecutorError, InputId, StepOutput, StepPlan, TokenHistory, TokenLogprobs,
 };
 
 use crate::decoder::StepInput;
 use crate::{Checkpoint, Decoder, ModelError};
 use counts::TokenCounts;
+use in_flight::StepsInFlight;
 use rows::LogitSlices;
 
+pub use in_flight::StepTicket;
 pub use memory::{MemoryBudget, kv_bytes_per_block};
 pub(crate) use workspace::Workspace;
 
@@ -49,6 +54,7 @@ pub struct ModelRunner<B: Backend> {
     copies: Vec<BlockCopy>,
     counts: TokenCounts,
     slices: LogitSlices,
+    steps: StepsInFlight<B>,
     memory: MemoryBudget,
     config: RunnerConfig,
     /// Rows of the embedding.
@@ -57,17 +63,23 @@ pub struct ModelRunner<B: Backend> {
     num_choosable_tokens: usize,
 }
 
-/// A launched step.
-pub struct StepTicket<B: Backend> {
-    /// One entry per slice of logits, in order.
-    pending: Vec<B::Pending>,
-    /// How many of the chosen tokens answer `StepPlan::samples`; the rest are prompt logprobs.
-    num_samples: usize,
-}
-
 impl<B: Backend> ModelRunner<B> {
     /// Packs the weights and takes all memory.
-    pub fn load(checkpoint: &Checkpoint, mut backend: B, config: RunnerConfig) -> Result<Self, ModelError> {
+    pub fn load(checkpoint: &Checkpoint, backend: B, config: RunnerConfig) -> Result<Self, ModelError> {
+        let runner = Self::assemble(checkpoint, backend, config)?;
+        let (model, memory) = (checkpoint.config(), runner.memory);
+        tracing::info!(
+            architecture = model.architecture.name,
+            layers = model.num_layers,
+            weight_bytes = memory.weight_bytes,
+            kv_bytes = memory.kv_bytes,
+            workspace_bytes = memory.workspace_bytes,
+            "model loaded"
+        );
+        Ok(runner)
+    }
+
+    fn assemble(checkpoint: &Checkpoint, mut backend: B, config: RunnerConfig) -> Result<Self, ModelError> {
         let model = checkpoint.config();
         let decoder = Decoder::load(checkpoint, &mut backend, config.max_model_len)?;
         let workspace = Workspace::alloc(&mut backend, model, &config)?;
@@ -80,18 +92,19 @@ impl<B: Backend> ModelRunner<B> {
         })?;
         let max_table_len = config.max_num_seqs * config.max_model_len.div_ceil(config.block_size);
         let batch = backend.alloc_batch(config.max_num_batched_tokens, config.max_num_seqs, max_table_len)?;
+        backend.reserve(&StepLimits {
+            max_tokens: config.max_num_batched_tokens,
+            max_sequences: config.max_num_seqs,
+            max_context_len: config.max_model_len,
+            max_logit_rows: workspace::max_logit_rows(&config),
+            vocab_size: checkpoint.num_choosable_tokens(),
+            heads: model.heads(),
+        })?;
         let memory = MemoryBudget {
             weight_bytes: decoder.weight_bytes(),
             ..MemoryBudget::plan(checkpoint, backend.kv_format(), &config)
         };
-        tracing::info!(
-            architecture = model.architecture.name,
-            layers = model.num_layers,
-            weight_bytes = memory.weight_bytes,
-            kv_bytes = memory.kv_bytes,
-            workspace_bytes = memory.workspace_bytes,
-            "model loaded"
-        );
+        let memory = memory.corrected(backend.allocated_bytes());
         Ok(ModelRunner {
             decoder,
             workspace,
@@ -101,6 +114,7 @@ impl<B: Backend> ModelRunner<B> {
             copies: Vec::new(),
             counts: TokenCounts::default(),
             slices: LogitSlices::new(workspace::max_logit_rows(&config)),
+            steps: StepsInFlight::default(),
             memory,
             config,
             vocab_size: model.vocab_size,
@@ -134,16 +148,16 @@ impl<B: Backend> ModelRunner<B> {
 
     fn upload_batch(&mut self, input: &BatchInput) -> Result<(), StepError> {
         self.check_limits(input)?;
+        let num_last = self.steps.num_last_samples();
         let metadata = &mut self.metadata;
         metadata.input_tokens.clear();
         for id in &input.input_ids {
-            match *id {
-                InputId::Known(id) if (id as usize) < self.vocab_size => {
-                    metadata.input_tokens.push(InputToken::Known(id));
-                }
+            metadata.input_tokens.push(match *id {
+                InputId::Known(id) if (id as usize) < self.vocab_size => InputToken::Known(id),
                 InputId::Known(id) => return Err(StepError::TokenOutOfRange(id, self.vocab_size)),
-                InputId::LastSampled(_) => return Err(StepError::TokenInFlight),
-            }
+                InputId::LastSampled(entry) if (entry as usize) < num_last => InputToken::LastSampled(entry),
+                InputId::LastSampled(entry) => return Err(StepError::NoSuchSample(entry, num_last)),
+            });
         }
         refill(&mut metadata.positions, input.positions.iter().copied());
         refill(&mut metadata.slot_mapping, input.slot_mapping.iter().map(|slot| slot.0));
@@ -168,64 +182,71 @@ impl<B: Backend> ModelRunner<B> {
         Ok(())
     }
 
-    fn run_step(&mut self, plan: &StepPlan) -> Result<StepTicket<B>, StepError> {
+    fn run_step(&mut self, plan: &StepPlan, pending: &mut Vec<B::Pending>) -> Result<(), StepError> {
         self.copy_blocks(plan)?;
         let num_rows = plan.batch.num_tokens();
-        let mut ticket = StepTicket { pending: Vec::new(), num_samples: plan.samples.len() };
         if num_rows == 0 {
-            return Ok(ticket);
+            return Ok(());
         }
         self.upload_batch(&plan.batch)?;
         let ModelRunner { backend, decoder, workspace, kv, batch, .. } = self;
         backend.run(GraphKey { name: "forward", num_rows: 0 }, |backend| {
             decoder.forward(backend, StepInput { batch, num_rows, kv }, workspace)
         })?;
-        self.sample(plan, &mut ticket)?;
-        Ok(ticket)
+        self.sample(plan, pending)
     }
 
     /// Logits and choices, one slice of rows at a time, so that the logits' buffer stays small.
-    fn sample(&mut self, plan: &StepPlan, ticket: &mut StepTicket<B>) -> Result<(), StepError> {
+    fn sample(&mut self, plan: &StepPlan, pending: &mut Vec<B::Pending>) -> Result<(), StepError> {
+        self.count_tokens(plan)?;
         let ModelRunner { backend, decoder, workspace, counts, slices, .. } = self;
-        counts.count(&plan.samples).map_err(|_| StepError::TokenInFlight)?;
         slices.cut(plan);
         for slice in slices.iter() {
             let rows = slice.sample_rows(plan, counts);
-            backend.run(GraphKey { name: "sample", num_rows: 0 }, |backend| {
-                decoder.logits(backend, slice.batch_rows(), workspace)?;
-                let vocab_size = self.num_choosable_tokens;
-                let pending =
-                    backend.sample(Sample { logits: &workspace.logits, vocab_size, rows: &rows })?;
-                ticket.pending.push(pending);
-                Ok(())
-            })?;
+            decoder.logits(backend, slice.batch_rows(), workspace)?;
+            pending.push(backend.sample(Sample {
+                logits: &workspace.logits,
+                vocab_size: self.num_choosable_tokens,
+                rows: &rows,
+                first: slice.first_entry(),
+            })?);
         }
         Ok(())
+    }
+
+    /// What the penalties see. Waits for the step before, if it has chosen a token that they count.
+    fn count_tokens(&mut self, plan: &StepPlan) -> Result<(), StepError> {
+        let is_in_flight = |history: &TokenHistory| history.last_in_flight.is_some();
+        let mut histories = plan.samples.iter().filter_map(|sample| sample.history.as_ref());
+        let last_tokens = match histories.any(is_in_flight) {
+            true => self.steps.last_tokens(&mut self.backend)?,
+            false => Vec::new(),
+        };
+        let result = self.counts.count(&plan.samples, &last_tokens);
+        result.map_err(|entry| StepError::NoSuchSample(entry, last_tokens.len()))
     }
 }
 
 impl<B: Backend> Executor for ModelRunner<B> {
-    type Ticket = StepTicket<B>;
+    type Ticket = StepTicket;
     type Extra = Option<TokenLogprobs>;
 
-    fn launch(&mut self, plan: &StepPlan) -> Result<StepTicket<B>, ExecutorError> {
-        self.run_step(plan).map_err(ExecutorError::from)
-    }
-
-    fn wait(&mut self, ticket: StepTicket<B>) -> Result<StepOutput<Self::Extra>, ExecutorError> {
-        let mut output =
-            StepOutput { samples: Vec::with_capacity(ticket.num_samples), prompt_logprobs: Vec::new() };
-        for pending in ticket.pending {
-            for chosen in self.backend.read_back(pending).map_err(StepError::from)? {
-                let chosen = chosen.map(into_token).map_err(|error| RowError { message: error.to_string() });
-                if output.samples.len() < ticket.num_samples {
-                    output.samples.push(chosen);
-                } else {
-                    output.prompt_logprobs.push(chosen.map(|chosen| chosen.extra));
+    fn launch(&mut self, plan: &StepPlan) -> Result<StepTicket, ExecutorError> {
+        let mut pending = Vec::new();
+        match self.run_step(plan, &mut pending) {
+            Ok(()) => Ok(self.steps.push(pending, plan.samples.len())),
+            Err(error) => {
+                // What has been queued comes to its end; the first error is the one that counts.
+                for pending in pending {
+                    let _ = self.backend.read_back(pending);
                 }
+                Err(error.into())
             }
         }
-        Ok(output)
+    }
+
+    fn wait(&mut self, ticket: StepTicket) -> Result<StepOutput<Self::Extra>, ExecutorError> {
+        self.steps.finish(ticket, &mut self.backend)
     }
 }
 
@@ -234,21 +255,17 @@ fn refill(target: &mut Vec<u32>, values: impl Iterator<Item = u32>) {
     target.extend(values);
 }
 
-/// A rank of 0 means that no logprobs were asked for.
-fn into_token(chosen: Sampled) -> SampledToken<Option<TokenLogprobs>> {
-    let Sampled { token, logprob, top, rank } = chosen;
-    SampledToken { token, extra: (rank > 0).then_some(TokenLogprobs { logprob, rank, top }) }
-}
-
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
 enum StepError {
     #[error(transparent)]
     Backend(#[from] BackendError),
+    #[error("the step before it failed: {}", .0.message)]
+    StepBefore(ExecutorError),
     #[error("token id {0} is outside of the vocabulary of {1}")]
     TokenOutOfRange(u32, usize),
-    #[error("the plan names a token in flight, but the runner works at pipeline depth 1")]
-    TokenInFlight,
+    #[error("the plan names token {0} of the step before, which is in flight with {1}")]
+    NoSuchSample(u32, usize),
     #[error(
         "the plan has {rows} rows, {sequences} sequences and {max_position} positions, more than the runner's limits"
     )]
@@ -257,7 +274,11 @@ enum StepError {
 
 impl From<StepError> for ExecutorError {
     fn from(error: StepError) -> Self {
-        let is_fatal = matches!(error, StepError::Backend(BackendError::Fatal(_)));
+        let is_fatal = match &error {
+            StepError::Backend(error) => matches!(error, BackendError::Fatal(_)),
+            StepError::StepBefore(error) => error.is_fatal,
+            _ => false,
+        };
         ExecutorError { message: error.to_string(), is_fatal }
     }
 }

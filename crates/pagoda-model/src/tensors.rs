@@ -29,6 +29,7 @@ struct TensorEntry {
 
 #[derive(Debug)]
 enum Storage {
+    Absent { format: WeightFormat },
     Drawn { format: WeightFormat, drawn: Drawn },
     Readable { format: WeightFormat, range: Range<usize> },
     Unreadable { type_name: String },
@@ -81,6 +82,22 @@ impl TensorTable {
         self.entries.insert(name, TensorEntry { part: 0, shape, storage: Storage::Drawn { format, drawn } });
     }
 
+    /// The same names, shapes and formats: matrices have no bytes, and vectors are zero.
+    pub(crate) fn without_data(&self) -> Self {
+        let entry = |entry: &TensorEntry| TensorEntry {
+            part: 0,
+            shape: entry.shape.clone(),
+            storage: match &entry.storage {
+                Storage::Absent { format }
+                | Storage::Drawn { format, .. }
+                | Storage::Readable { format, .. } => Storage::Absent { format: *format },
+                Storage::Unreadable { type_name } => Storage::Unreadable { type_name: type_name.clone() },
+            },
+        };
+        let entries = self.entries.iter().map(|(name, tensor)| (name.clone(), entry(tensor))).collect();
+        TensorTable { parts: Vec::new(), entries }
+    }
+
     /// Whether there is such a tensor.
     pub(crate) fn contains(&self, name: &str) -> bool {
         self.entries.contains_key(name)
@@ -103,7 +120,7 @@ impl TensorTable {
                 format.row_bytes(1) as u64 * entry.shape.iter().product::<usize>() as u64
             }
             Storage::Readable { range, .. } => range.len() as u64,
-            Storage::Unreadable { .. } => 0,
+            Storage::Absent { .. } | Storage::Unreadable { .. } => 0,
         };
         self.entries.values().map(bytes).sum()
     }
@@ -117,6 +134,9 @@ impl TensorTable {
     /// A parameter vector, widened to f32.
     pub(crate) fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, ModelError> {
         let (format, bytes) = self.readable(name, &[len])?;
+        if bytes.is_empty() {
+            return Ok(vec![0.0; len]);
+        }
         let halves = || bytes.as_chunks::<2>().0.iter().copied();
         Ok(match format {
             WeightFormat::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
@@ -143,6 +163,7 @@ impl TensorTable {
             });
         }
         match &entry.storage {
+            Storage::Absent { format } => Ok((*format, Cow::Borrowed(&[]))),
             Storage::Drawn { format, drawn } => {
                 Ok((*format, Cow::Owned(drawn.bytes(expected.iter().product(), *format))))
             }

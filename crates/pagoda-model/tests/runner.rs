@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use common::{LIMITS, Session, backend, request};
 use pagoda_backend::{KvFormat, WeightFormat};
-use pagoda_engine::{Executor, InputId, SampleRow, SamplingParams, SequenceId, Slot, StepPlan};
+use pagoda_engine::{
+    Executor, InputId, PipelineDepth, Request, SampleRow, SamplingParams, SequenceId, Slot, StepPlan,
+};
 use pagoda_model::{Checkpoint, MemoryBudget, ModelRunner, RunnerConfig, kv_bytes_per_block, tiny};
 
 const PROMPT: [u32; 33] = [
@@ -69,6 +71,44 @@ fn any_cut_of_a_prompt_gives_the_same_bits() {
     assert_eq!(whole, answer(1));
 }
 
+/// Requests of every kind that looks at earlier tokens: penalties, several samples, prompt logprobs, prompts longer than a step.
+fn mixed_requests() -> Vec<Request> {
+    let drawn = SamplingParams { temperature: 0.8, seed: 11, ..SamplingParams::greedy() };
+    let penalised = SamplingParams {
+        repetition_penalty: 1.4,
+        frequency_penalty: 0.5,
+        presence_penalty: 0.3,
+        num_logprobs: Some(2),
+        ..drawn.clone()
+    };
+    let several = Request { num_sequences: 3, ..request(&PROMPT[..9], 12, None, drawn.clone()) };
+    vec![
+        request(&PROMPT, 24, Some(2), SamplingParams::greedy()),
+        request(&PROMPT[3..], 17, None, penalised.clone()),
+        several,
+        request(&PROMPT[..5], 30, None, penalised),
+        request(&PROMPT[1..20], 1, None, drawn),
+    ]
+}
+
+#[test]
+fn a_pipeline_of_two_steps_gives_the_bits_of_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = tiny::write_gguf(folder.path(), WeightFormat::Q4_1).unwrap();
+    let answers = |depth, max_num_batched_tokens| {
+        let limits = RunnerConfig { max_num_batched_tokens, ..LIMITS };
+        let mut answers = Session::with_depth(&path, limits, depth).run_together(mixed_requests());
+        for answer in &mut answers {
+            // Siblings may come in any order.
+            answer.tokens.sort_by_key(|event| event.sample_index);
+        }
+        format!("{answers:?}")
+    };
+    let one = answers(PipelineDepth::One, 64);
+    assert_eq!(one, answers(PipelineDepth::Two, 64));
+    assert_eq!(one, answers(PipelineDepth::Two, 8));
+}
+
 #[test]
 fn samples_of_one_row_draw_independently_and_repeatably() {
     let folder = tempfile::tempdir().unwrap();
@@ -116,7 +156,7 @@ fn a_plan_that_cannot_run_fails_alone() {
     assert!(!outside.is_fatal);
     let mut in_flight = plan(&[1, 2]);
     in_flight.batch.input_ids[1] = InputId::LastSampled(0);
-    assert!(error(&in_flight).message.contains("pipeline depth 1"));
+    assert!(error(&in_flight).message.contains("names token 0 of the step before"));
     assert!(error(&plan(&[1; 65])).message.contains("65 rows"));
     let ticket = runner.launch(&plan(&[1, 2])).unwrap();
     assert!(runner.wait(ticket).unwrap().samples[0].is_ok());

@@ -135,9 +135,13 @@ fn take_samples<B: Backend>(subject: &mut Subject<B>, tokens: &[u32], vocab: usi
     }
     let logits = subject.logits(&logits, vocab)?;
     let rows: Vec<SampleRow<'_>> = (0..tokens.len() as u32).map(SampleRow::greedy).collect();
-    let op = Sample { logits: &logits, vocab_size: vocab, rows: &rows };
-    let pending = subject.backend.sample(op).map_err(text)?;
-    let samples = subject.backend.read_back(pending).map_err(text)?;
+    // One after the other, as a step with many rows does.
+    let mut samples = Vec::new();
+    for (first, rows) in rows.chunks(1).enumerate() {
+        let op = Sample { logits: &logits, vocab_size: vocab, rows, first };
+        let pending = subject.backend.sample(op).map_err(text)?;
+        samples.extend(subject.backend.read_back(pending).map_err(text)?);
+    }
     let chosen: Vec<u32> =
         samples.iter().map(|sample| sample.as_ref().map_or(u32::MAX, |s| s.token)).collect();
     if chosen == tokens { Ok(()) } else { Err(format!("greedy chose {chosen:?} instead of {tokens:?}")) }

@@ -83,7 +83,7 @@ pub(super) fn sample<B: Backend>(
     let rows: Vec<SampleRow<'_>> =
         lists.iter().enumerate().map(|(index, lists)| make_row(random, case.rules, index, lists)).collect();
     let tensor = subject.logits(&logits, width)?;
-    let op = Sample { logits: &tensor, vocab_size: vocab, rows: &rows };
+    let op = Sample { logits: &tensor, vocab_size: vocab, rows: &rows, first: 0 };
     let pending = subject.backend.sample(op).map_err(text)?;
     let actual = subject.backend.read_back(pending).map_err(text)?;
     let mut worst = 0.0f64;

@@ -1,12 +1,12 @@
 //! The memory of a loaded model, known to the byte before the load, so that the KV pool can be sized and a shortfall refused
 //! with numbers.
 
-use pagoda_backend::KvFormat;
+use pagoda_backend::{Backend, KvFormat};
 
-use super::{RunnerConfig, workspace};
-use crate::{Checkpoint, ModelConfig};
+use super::{ModelRunner, RunnerConfig, workspace};
+use crate::{Checkpoint, ModelConfig, ModelError};
 
-/// Activations are f32 matrices.
+/// Activations are f32 matrices on a backend that does not count.
 const ACTIVATION_BYTES: u64 = 4;
 
 /// Bytes by what they are for.
@@ -16,7 +16,7 @@ pub struct MemoryBudget {
     pub weight_bytes: u64,
     /// The KV cache, block 0 included.
     pub kv_bytes: u64,
-    /// Activations and the rope table.
+    /// Activations, the rope table, and what the backend keeps for its steps.
     pub workspace_bytes: u64,
 }
 
@@ -31,6 +31,25 @@ impl MemoryBudget {
             kv_bytes: kv_bytes_per_block(model, kv_format, config.block_size)
                 .saturating_mul(config.num_blocks as u64),
             workspace_bytes: activations.saturating_add(rope).saturating_mul(ACTIVATION_BYTES),
+        }
+    }
+
+    /// What a load with these limits takes of a device, to the byte: loads the model, without its weights' numbers, onto a
+    /// backend of which nothing but counting is expected.
+    pub fn measure<B: Backend>(
+        checkpoint: &Checkpoint,
+        backend: B,
+        config: &RunnerConfig,
+    ) -> Result<Self, ModelError> {
+        let shapes = checkpoint.without_weights();
+        ModelRunner::assemble(&shapes, backend, *config).map(|runner| runner.memory())
+    }
+
+    /// With the workspace that a backend which counts has taken.
+    pub(super) fn corrected(self, allocated_bytes: Option<u64>) -> Self {
+        match allocated_bytes {
+            Some(all) => MemoryBudget { workspace_bytes: all - self.weight_bytes - self.kv_bytes, ..self },
+            None => self,
         }
     }
 

@@ -76,6 +76,11 @@ impl LogitSlice<'_> {
         self.batch_rows
     }
 
+    /// Which of the plan's entries is its first.
+    pub(super) fn first_entry(&self) -> usize {
+        self.first_entry
+    }
+
     /// How to choose, one per entry of the slice.
     pub(super) fn sample_rows<'a>(&self, plan: &'a StepPlan, counts: &'a TokenCounts) -> Vec<SampleRow<'a>> {
         let entries = self.logit_rows.iter().zip(self.first_entry..);

@@ -10,8 +10,8 @@ use candle_core::quantized::gguf_file::Content;
 use candle_core::{Device, Tensor};
 use pagoda_backend_cpu::{CpuBackend, CpuOptions};
 use pagoda_engine::{
-    Engine, EngineConfig, EngineEvent, Request, RequestEvent, RequestId, SamplingParams, StepOutcome,
-    StopCriteria, TokenEvent, TokenLogprobs,
+    Engine, EngineConfig, EngineEvent, PipelineDepth, Request, RequestEvent, RequestId, SamplingParams,
+    StepOutcome, StopCriteria, TokenEvent, TokenLogprobs,
 };
 use pagoda_model::{Checkpoint, ModelRunner, RunnerConfig};
 
@@ -54,11 +54,19 @@ impl Session {
     }
 
     pub fn with_limits(path: &Path, limits: RunnerConfig) -> Self {
+        Self::with_depth(path, limits, PipelineDepth::One)
+    }
+
+    pub fn with_depth(path: &Path, limits: RunnerConfig, pipeline_depth: PipelineDepth) -> Self {
         let checkpoint = Checkpoint::open(path).unwrap();
-        Self::new(ModelRunner::load(&checkpoint, backend(), limits).unwrap(), limits)
+        Self::assemble(ModelRunner::load(&checkpoint, backend(), limits).unwrap(), limits, pipeline_depth)
     }
 
     pub fn new(runner: Runner, limits: RunnerConfig) -> Self {
+        Self::assemble(runner, limits, PipelineDepth::One)
+    }
+
+    fn assemble(runner: Runner, limits: RunnerConfig, pipeline_depth: PipelineDepth) -> Self {
         let config = EngineConfig {
             block_size: limits.block_size,
             num_blocks: limits.num_blocks,
@@ -66,6 +74,7 @@ impl Session {
             max_num_batched_tokens: limits.max_num_batched_tokens,
             max_model_len: limits.max_model_len,
             watermark_blocks: 1,
+            pipeline_depth,
             ..EngineConfig::default()
         };
         Session { engine: Engine::new(config, runner).unwrap(), next_id: 0 }
@@ -82,18 +91,28 @@ impl Session {
     }
 
     pub fn run(&mut self, request: Request) -> Answer {
-        let id = RequestId(self.next_id);
-        self.next_id += 1;
-        self.engine.add_request(id, request).unwrap();
-        let mut answer = Answer::default();
+        self.run_together(vec![request]).remove(0)
+    }
+
+    /// All of them at the same time.
+    pub fn run_together(&mut self, requests: Vec<Request>) -> Vec<Answer> {
+        let first_id = self.next_id;
+        let mut answers: Vec<Answer> = requests.iter().map(|_| Answer::default()).collect();
+        for request in requests {
+            self.engine.add_request(RequestId(self.next_id), request).unwrap();
+            self.next_id += 1;
+        }
         loop {
             let outcome = self.engine.step();
             for event in self.engine.take_events() {
                 match event {
-                    EngineEvent::Request(_, RequestEvent::PromptLogprobs(logprobs)) => {
+                    EngineEvent::Request(id, RequestEvent::PromptLogprobs(logprobs)) => {
+                        let answer = &mut answers[(id.0 - first_id) as usize];
                         answer.prompt_logprobs.extend(logprobs.into_iter().flatten());
                     }
-                    EngineEvent::Request(_, RequestEvent::Token(event)) => answer.tokens.push(event),
+                    EngineEvent::Request(id, RequestEvent::Token(event)) => {
+                        answers[(id.0 - first_id) as usize].tokens.push(event);
+                    }
                     EngineEvent::Request(_, event @ RequestEvent::Failed(_)) => panic!("{event:?}"),
                     EngineEvent::Request(_, event @ RequestEvent::SequenceFailed { .. }) => {
                         panic!("{event:?}")
@@ -102,7 +121,7 @@ impl Session {
                 }
             }
             if outcome != StepOutcome::Progressed {
-                return answer;
+                return answers;
             }
         }
     }

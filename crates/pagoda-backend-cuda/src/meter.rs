@@ -1,0 +1,85 @@
+//! [`MeterDevice`]: has no memory and does no work, but counts what is asked of it. A model loaded onto it says to the byte what
+//! it will take of a real device, without a device and without reading a weight.
+
+use pagoda_backend::BackendError;
+
+use crate::device::{Device, Launch, Memory};
+
+/// A device that counts.
+#[derive(Debug, Default)]
+pub struct MeterDevice {
+    allocated_bytes: u64,
+}
+
+/// What would be memory.
+#[derive(Debug)]
+pub struct MeterMemory {
+    num_bytes: usize,
+}
+
+impl Memory for MeterMemory {
+    fn address(&self) -> u64 {
+        0
+    }
+
+    fn num_bytes(&self) -> usize {
+        self.num_bytes
+    }
+}
+
+impl Device for MeterDevice {
+    type Memory = MeterMemory;
+    type Reading = ();
+    type Graph = ();
+
+    fn describe(&self) -> String {
+        "a device that counts".to_owned()
+    }
+
+    fn alloc(&mut self, num_bytes: usize, _fill: u8, _: &'static str) -> Result<MeterMemory, BackendError> {
+        self.allocated_bytes = self.allocated_bytes.saturating_add(num_bytes as u64);
+        Ok(MeterMemory { num_bytes })
+    }
+
+    fn allocated_bytes(&self) -> u64 {
+        self.allocated_bytes
+    }
+
+    fn write_with(
+        &mut self,
+        _: &MeterMemory,
+        _: usize,
+        _: usize,
+        _: &mut dyn FnMut(usize, &mut [u8]),
+    ) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn start_read(&mut self, _: &MeterMemory, _: usize, _: usize) -> Result<(), BackendError> {
+        no_results()
+    }
+
+    fn finish_read(&mut self, (): (), _: &mut [u8]) -> Result<(), BackendError> {
+        no_results()
+    }
+
+    fn launch(&mut self, _: &Launch<'_>) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn begin_capture(&mut self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn end_capture(&mut self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn replay(&mut self, (): &()) -> Result<(), BackendError> {
+        Ok(())
+    }
+}
+
+fn no_results() -> Result<(), BackendError> {
+    Err(BackendError::Unsupported("a device that counts has no results".to_owned()))
+}

@@ -1,5 +1,6 @@
 //! The door to the engine thread for everyone else: submit, look at numbers, drain. Never blocks; owns no engine state.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -29,11 +30,26 @@ pub enum EngineState {
 
 /// What other threads ask of the engine thread.
 pub(crate) enum Command<X> {
-    Submit { id: RequestId, request: Request, events: UnboundedSender<Message<X>> },
-    FinishSequence { id: RequestId, sample_index: u32 },
-    Abort { id: RequestId },
+    Submit {
+        id: RequestId,
+        request: Request,
+        events: UnboundedSender<Message<X>>,
+    },
+    FinishSequence {
+        id: RequestId,
+        sample_index: u32,
+    },
+    Abort {
+        id: RequestId,
+    },
     AbortAll,
-    CheckIntegrity { answer: oneshot::Sender<Result<IntegrityReport, IntegrityError>> },
+    CheckIntegrity {
+        answer: oneshot::Sender<Result<IntegrityReport, IntegrityError>>,
+    },
+    /// The sender is dropped when the thread ends.
+    WatchEnd {
+        end: oneshot::Sender<Infallible>,
+    },
 }
 
 /// What the engine thread and the handles share.
@@ -205,6 +221,18 @@ impl<X: Send + 'static> EngineHandle<X> {
     /// Sequences that wait for their first step; never above `max_queued_requests`.
     pub fn num_queued(&self) -> usize {
         self.shared.num_queued.load(Ordering::SeqCst)
+    }
+
+    /// Ready when the engine thread has ended: the device is lost, an invariant is broken, or nobody holds a handle any more.
+    /// Every stream has had its last event by then. Does not keep the engine running.
+    pub fn ended(&self) -> impl Future<Output = ()> + Send + 'static + use<X> {
+        let (end, receiver) = oneshot::channel();
+        // An engine that has ended drops the command, and with it the sender.
+        let _ = self.commands.send(Command::WatchEnd { end });
+        async move {
+            // Only ever an error, since nothing can be sent.
+            let _ = receiver.await;
+        }
     }
 
     /// Checks every law on the engine thread, between two steps.

@@ -2,12 +2,14 @@
 //! event to its stream. If the engine panics, every stream ends with an error and the handle says `Stopped`.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use futures_channel::mpsc::UnboundedSender;
+use futures_channel::oneshot;
 
 use crate::handle::{Command, Shared};
 use crate::stream::Message;
@@ -30,11 +32,13 @@ pub(crate) struct EngineThread<E: Executor> {
     commands: Receiver<Command<E::Extra>>,
     clients: HashMap<RequestId, Client<E::Extra>>,
     shared: Arc<Shared>,
+    /// Told of the thread's end by being dropped.
+    watchers: Vec<oneshot::Sender<Infallible>>,
 }
 
 impl<E: Executor> EngineThread<E> {
     pub(crate) fn new(engine: Engine<E>, commands: Receiver<Command<E::Extra>>, shared: Arc<Shared>) -> Self {
-        EngineThread { engine, commands, clients: HashMap::new(), shared }
+        EngineThread { engine, commands, clients: HashMap::new(), shared, watchers: Vec::new() }
     }
 
     /// Serves until every handle is gone or the engine cannot go on.
@@ -91,6 +95,7 @@ impl<E: Executor> EngineThread<E> {
             Command::FinishSequence { id, sample_index } => self.engine.finish_sequence(id, sample_index),
             Command::Abort { id } => self.engine.abort(id),
             Command::AbortAll => self.engine.fail_all(RequestError::EngineStopped),
+            Command::WatchEnd { end } => self.watchers.push(end),
             Command::CheckIntegrity { answer } => {
                 // Whoever asked may be gone.
                 let _ = answer.send(self.engine.check_integrity());

@@ -81,10 +81,10 @@ pub(crate) struct ModelArgs {
     /// Longest prompt plus output, in tokens [default: the model's own limit].
     #[arg(long, value_name = "TOKENS")]
     pub(crate) max_model_len: Option<usize>,
-    /// Most sequences that run at the same time [default: 32].
+    /// Most sequences that run at the same time [default: 32, on a GPU 256].
     #[arg(long)]
     pub(crate) max_num_seqs: Option<usize>,
-    /// Most tokens computed in one step, prompts and outputs together [default: 512].
+    /// Most tokens computed in one step, prompts and outputs together [default: 512, on a GPU 4096].
     #[arg(long)]
     pub(crate) max_num_batched_tokens: Option<usize>,
     /// Most requests that wait; the next one gets 429 [default: 4 x max-num-seqs].
@@ -93,10 +93,13 @@ pub(crate) struct ModelArgs {
     /// Tokens in one KV block.
     #[arg(long, default_value_t = 16)]
     pub(crate) block_size: usize,
-    /// Memory for the KV cache, e.g. 2GiB or 800M [default: what max-num-seqs x max-model-len needs, but at most a
-    /// quarter of the available memory].
+    /// Memory for the KV cache, e.g. 2GiB or 800M [default: on a CPU what max-num-seqs x max-model-len needs, but at most a
+    /// quarter of the available memory; on a GPU all that is left].
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub(crate) kv_cache_memory: Option<u64>,
+    /// How a GPU keeps K and V: auto is the activations' type, fp8 is e4m3 with a scale per head and token, in half the bytes.
+    #[arg(long, default_value = "auto", value_parser = ["auto", "fp8"])]
+    pub(crate) kv_cache_dtype: String,
     /// Do not share the KV of equal prompt beginnings.
     #[arg(long)]
     pub(crate) no_prefix_caching: bool,

@@ -8,22 +8,21 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use pagoda_backend_cpu::{Arithmetic, CpuOptions, Isa};
 use pagoda_engine::EngineConfig;
-use pagoda_model::{Checkpoint, MemoryBudget, ModelConfig, RunnerConfig, kv_bytes_per_block};
+use pagoda_model::{Checkpoint, RunnerConfig};
 use pagoda_server::{ApiKeys, AutoToolChoice, ServerConfig};
 
 use crate::args::{ModelArgs, ServeArgs};
-use crate::device::{DeviceConfig, DeviceMemory};
-use crate::pull::bytes_text;
+use crate::device::{DeviceConfig, DeviceKind, DeviceMemory};
+use crate::kv_pool::KvPool;
 
 /// A context window below this is of no use to anyone: the start is refused.
-const MIN_MODEL_LEN: usize = 64;
-/// Sequences that run at the same time, and tokens of a step, unless the flags say otherwise.
-const MAX_NUM_SEQS: usize = 32;
-const MAX_NUM_BATCHED_TOKENS: usize = 512;
+pub(crate) const MIN_MODEL_LEN: usize = 64;
+/// Sequences at a time and tokens in a step, unless told otherwise: a step of the CPU should not make others wait for seconds,
+/// one of a GPU should fill it.
+const CPU_BATCH: (usize, usize) = (32, 512);
+const GPU_BATCH: (usize, usize) = (256, 4096);
 /// Requests that wait, per sequence that runs: more would wait longer than clients do.
 const QUEUED_PER_SEQ: usize = 4;
-/// Part of the available memory that the KV cache takes unasked: a CPU's memory belongs to others too.
-const KV_MEMORY_SHARE: u64 = 4;
 
 /// Where to listen, and who may call.
 #[derive(Debug)]
@@ -115,6 +114,7 @@ impl DeviceConfig {
             choice: args.device,
             cpu: CpuOptions { num_threads: num_threads(args)?, isa: isa(args)? },
             arithmetic: if args.cpu_arithmetic == "int16" { Arithmetic::Int16 } else { Arithmetic::F32 },
+            is_fp8_kv: args.kv_cache_dtype == "fp8",
         })
     }
 }
@@ -126,34 +126,36 @@ impl Config {
         checkpoint: &Checkpoint,
         device: DeviceMemory,
     ) -> anyhow::Result<Self> {
-        let model = checkpoint.config();
-        let mut warnings = Vec::new();
-        let pool = Pool::resolve(args, model, device, &mut warnings)?;
-        let runner = RunnerConfig {
+        if args.block_size == 0 || args.max_num_seqs == Some(0) {
+            bail!("--block-size and --max-num-seqs must be at least 1");
+        }
+        let model_limit = checkpoint.config().max_position_embeddings;
+        let max_model_len = args.max_model_len.unwrap_or(model_limit);
+        if max_model_len > model_limit || max_model_len < MIN_MODEL_LEN {
+            bail!(
+                "--max-model-len {max_model_len}: this model can do {MIN_MODEL_LEN} to {model_limit} tokens"
+            );
+        }
+        let (default_num_seqs, default_num_batched_tokens) = match device.kind {
+            DeviceKind::Cpu => CPU_BATCH,
+            DeviceKind::Gpu => GPU_BATCH,
+        };
+        let max_num_seqs = args.max_num_seqs.unwrap_or(default_num_seqs);
+        let wanted = RunnerConfig {
             block_size: args.block_size,
-            num_blocks: pool.num_blocks,
-            max_num_seqs: max_num_seqs(args),
+            num_blocks: 0,
+            max_num_seqs,
             // Every sequence that runs gets a token in every step.
             max_num_batched_tokens: args
                 .max_num_batched_tokens
-                .unwrap_or(MAX_NUM_BATCHED_TOKENS.max(max_num_seqs(args))),
-            max_model_len: pool.max_model_len,
+                .unwrap_or(default_num_batched_tokens.max(max_num_seqs)),
+            max_model_len,
         };
-        let memory = MemoryBudget::plan(checkpoint, device.kv_format, &runner);
-        if memory.total_bytes() > device.available_bytes {
-            bail!(
-                "{} of memory are needed (weights {}, KV cache {}, workspace {}), {} are available: lower \
-                 --kv-cache-memory, --max-model-len or --max-num-batched-tokens, or serve a smaller model",
-                bytes_text(memory.total_bytes()),
-                bytes_text(memory.weight_bytes),
-                bytes_text(memory.kv_bytes),
-                bytes_text(memory.workspace_bytes),
-                bytes_text(device.available_bytes)
-            );
-        }
+        let mut warnings = Vec::new();
+        let runner = KvPool { args, checkpoint, device }.fit(wanted, &mut warnings)?;
         let config = Config {
-            max_queued_requests: args.max_queued_requests.unwrap_or(QUEUED_PER_SEQ * max_num_seqs(args)),
-            watermark_blocks: (pool.num_blocks / 100).clamp(1, 16),
+            max_queued_requests: args.max_queued_requests.unwrap_or(QUEUED_PER_SEQ * max_num_seqs),
+            watermark_blocks: (runner.num_blocks / 100).clamp(1, 16),
             prefix_caching: !args.no_prefix_caching,
             vocab_size: checkpoint.num_choosable_tokens(),
             runner,
@@ -178,81 +180,6 @@ impl Config {
             ..EngineConfig::default()
         }
     }
-}
-
-/// The size of the KV pool, and the window that fits into it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Pool {
-    num_blocks: usize,
-    max_model_len: usize,
-}
-
-impl Pool {
-    fn resolve(
-        args: &ModelArgs,
-        model: &ModelConfig,
-        device: DeviceMemory,
-        warnings: &mut Vec<String>,
-    ) -> anyhow::Result<Self> {
-        if args.block_size == 0 || max_num_seqs(args) == 0 {
-            bail!("--block-size and --max-num-seqs must be at least 1");
-        }
-        let model_limit = model.max_position_embeddings;
-        let wanted_len = args.max_model_len.unwrap_or(model_limit);
-        if wanted_len > model_limit || wanted_len < MIN_MODEL_LEN {
-            bail!("--max-model-len {wanted_len}: this model can do {MIN_MODEL_LEN} to {model_limit} tokens");
-        }
-        let block_bytes = kv_bytes_per_block(model, device.kv_format, args.block_size).max(1);
-        let wanted_blocks = 2 + max_num_seqs(args).saturating_mul(wanted_len.div_ceil(args.block_size));
-        let num_blocks = match args.kv_cache_memory {
-            Some(bytes) => usize::try_from(bytes / block_bytes)?,
-            None => {
-                let affordable = usize::try_from(device.available_bytes / KV_MEMORY_SHARE / block_bytes)?;
-                wanted_blocks.min(affordable)
-            }
-        };
-        let pool = Pool { num_blocks, max_model_len: wanted_len }.fit(args, block_bytes, warnings)?;
-        // Law of thumb: with less than two full windows, one long request evicts everyone else's prefixes.
-        if num_blocks
-            < wanted_blocks.min(2 * EngineConfig::min_num_blocks(pool.max_model_len, args.block_size))
-        {
-            warnings.push(format!(
-                "the KV cache holds {} tokens, less than two requests of {}: raise --kv-cache-memory or lower \
-                 --max-model-len if requests are preempted",
-                (num_blocks - 1) * args.block_size,
-                pool.max_model_len
-            ));
-        }
-        Ok(pool)
-    }
-
-    /// A window that the user did not ask for shrinks to the pool; one that was asked for is refused.
-    fn fit(self, args: &ModelArgs, block_bytes: u64, warnings: &mut Vec<String>) -> anyhow::Result<Self> {
-        let needed = EngineConfig::min_num_blocks(self.max_model_len, args.block_size);
-        if self.num_blocks >= needed {
-            return Ok(self);
-        }
-        let fitting_len = self.num_blocks.saturating_sub(2) * args.block_size;
-        if args.max_model_len.is_some() || fitting_len < MIN_MODEL_LEN {
-            bail!(
-                "a KV cache of {} holds {fitting_len} tokens, one request of {} needs {}: raise --kv-cache-memory or \
-                 lower --max-model-len",
-                bytes_text(self.num_blocks as u64 * block_bytes),
-                self.max_model_len,
-                bytes_text(needed as u64 * block_bytes)
-            );
-        }
-        warnings.push(format!(
-            "--max-model-len is {fitting_len} instead of the model's {}: the KV cache holds no more; raise \
-             --kv-cache-memory",
-            self.max_model_len
-        ));
-        Ok(Pool { max_model_len: fitting_len, ..self })
-    }
-}
-
-fn max_num_seqs(args: &ModelArgs) -> usize {
-    args.max_num_seqs.unwrap_or(MAX_NUM_SEQS)
 }
 
 /// Threads of the model.
@@ -292,10 +219,6 @@ mod tests {
         }
     }
 
-    fn model_args(flags: &[&str]) -> ModelArgs {
-        serve_args(flags).model
-    }
-
     #[test]
     fn an_address_that_others_can_reach_needs_a_key_or_a_clear_word() {
         for host in ["0.0.0.0", "192.0.2.1", "::"] {
@@ -332,17 +255,5 @@ mod tests {
         let file = folder.path().join("tiny.Q8_0.gguf");
         std::fs::write(&file, "").unwrap();
         assert_eq!(names(&[], file.to_str().unwrap()), ["tiny.Q8_0"]);
-    }
-
-    #[test]
-    fn a_window_nobody_asked_for_shrinks_and_one_that_was_asked_for_is_refused() {
-        let mut warnings = Vec::new();
-        let pool = Pool { num_blocks: 102, max_model_len: 8192 };
-        let fitted = pool.fit(&model_args(&[]), 1000, &mut warnings).unwrap();
-        assert_eq!(fitted, Pool { num_blocks: 102, max_model_len: 1600 });
-        assert!(warnings[0].contains("--kv-cache-memory"), "{warnings:?}");
-        assert!(pool.fit(&model_args(&["--max-model-len", "8192"]), 1000, &mut warnings).is_err());
-        let tiny = Pool { num_blocks: 3, max_model_len: 8192 };
-        assert!(tiny.fit(&model_args(&[]), 1000, &mut warnings).is_err());
     }
 }

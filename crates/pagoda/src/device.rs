@@ -3,11 +3,13 @@
 use std::fmt;
 use std::str::FromStr;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use pagoda_backend::{Backend, KvFormat};
 use pagoda_backend_cpu::{Arithmetic, CpuBackend, CpuOptions};
-use pagoda_backend_cuda::{CudaBackend, CudaUnavailable, DriverDevice, Element, LinearPolicy};
-use pagoda_engine::{Executor, ExecutorError, StepOutput, StepPlan};
+use pagoda_backend_cuda::{
+    CudaBackend, CudaUnavailable, Device as CudaDevice, DriverDevice, Element, LinearPolicy, MeterDevice,
+};
+use pagoda_engine::{Executor, ExecutorError, PipelineDepth, StepOutput, StepPlan};
 use pagoda_model::{Checkpoint, MemoryBudget, ModelRunner, RunnerConfig, StepTicket};
 
 use crate::memory;
@@ -58,11 +60,24 @@ pub(crate) struct DeviceConfig {
     pub(crate) cpu: CpuOptions,
     /// How the CPU multiplies quantised weights.
     pub(crate) arithmetic: Arithmetic,
+    /// Whether a GPU keeps K and V in eight bits.
+    pub(crate) is_fp8_kv: bool,
+}
+
+/// Whose memory it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DeviceKind {
+    /// Shared with everything else on the machine.
+    Cpu,
+    /// Its own.
+    Gpu,
 }
 
 /// What a device has to give.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DeviceMemory {
+    /// Whose it is.
+    pub(crate) kind: DeviceKind,
     /// Bytes that may still be taken.
     pub(crate) available_bytes: u64,
     /// How it keeps K and V.
@@ -82,10 +97,10 @@ impl Device {
     pub(crate) fn open(config: &DeviceConfig) -> anyhow::Result<Self> {
         match config.choice {
             DeviceChoice::Cpu => Self::open_cpu(config),
-            DeviceChoice::Cuda(ordinal) => open_cuda(ordinal).map_err(|why| {
+            DeviceChoice::Cuda(ordinal) => open_cuda(ordinal, config.is_fp8_kv).map_err(|why| {
                 anyhow!("--device {}: {why} (--device cpu serves without a GPU)", config.choice)
             }),
-            DeviceChoice::Auto => open_cuda(0).or_else(|why| {
+            DeviceChoice::Auto => open_cuda(0, config.is_fp8_kv).or_else(|why| {
                 tracing::info!("no GPU to run on, the CPU does the work: {why}");
                 Self::open_cpu(config)
             }),
@@ -93,6 +108,9 @@ impl Device {
     }
 
     fn open_cpu(config: &DeviceConfig) -> anyhow::Result<Self> {
+        if config.is_fp8_kv {
+            bail!("--kv-cache-dtype fp8: the CPU keeps K and V as f32 (auto)");
+        }
         let backend = CpuBackend::new(config.cpu).context("starting the CPU backend")?;
         Ok(Device::Cpu(Box::new(backend.with_arithmetic(config.arithmetic))))
     }
@@ -100,10 +118,13 @@ impl Device {
     /// What may still be taken of its memory.
     pub(crate) fn memory(&self) -> anyhow::Result<DeviceMemory> {
         Ok(match self {
-            Device::Cpu(backend) => {
-                DeviceMemory { available_bytes: memory::available_bytes(), kv_format: backend.kv_format() }
-            }
+            Device::Cpu(backend) => DeviceMemory {
+                kind: DeviceKind::Cpu,
+                available_bytes: memory::available_bytes(),
+                kv_format: backend.kv_format(),
+            },
             Device::Cuda(backend) => DeviceMemory {
+                kind: DeviceKind::Gpu,
                 available_bytes: backend.device().free_bytes()?,
                 kv_format: backend.kv_format(),
             },
@@ -124,9 +145,26 @@ impl Device {
     }
 }
 
-fn open_cuda(ordinal: i32) -> Result<Device, CudaUnavailable> {
+fn open_cuda(ordinal: i32, is_fp8_kv: bool) -> Result<Device, CudaUnavailable> {
     let device = DriverDevice::open(ordinal)?;
-    Ok(Device::Cuda(Box::new(CudaBackend::new(device, Element::Bf16, LinearPolicy::Fastest))))
+    Ok(Device::Cuda(Box::new(gpu_backend(device, is_fp8_kv))))
+}
+
+/// How a GPU works, whichever it is.
+fn gpu_backend<D: CudaDevice>(device: D, is_fp8_kv: bool) -> CudaBackend<D> {
+    let backend = CudaBackend::new(device, Element::Bf16, LinearPolicy::Fastest);
+    if is_fp8_kv { backend.with_fp8_kv() } else { backend }
+}
+
+/// What a load would take of a GPU. Needs none.
+pub(crate) fn measure_on_gpu(
+    checkpoint: &Checkpoint,
+    config: &RunnerConfig,
+    kv_format: KvFormat,
+) -> anyhow::Result<MemoryBudget> {
+    let backend = gpu_backend(MeterDevice::default(), kv_format == KvFormat::E4m3);
+    let measured = MemoryBudget::measure(checkpoint, backend, config);
+    measured.context("on the GPU (--device cpu serves without it)")
 }
 
 /// A loaded model on its device: what the engine runs.
@@ -137,20 +175,20 @@ pub(crate) enum DeviceRunner {
     Cuda(Box<ModelRunner<Gpu>>),
 }
 
-/// A launched step of a [`DeviceRunner`].
-pub(crate) enum DeviceTicket {
-    /// On the CPU.
-    Cpu(StepTicket<CpuBackend>),
-    /// On a GPU.
-    Cuda(StepTicket<Gpu>),
-}
-
 impl DeviceRunner {
     /// What was taken at load.
     pub(crate) fn memory(&self) -> MemoryBudget {
         match self {
             DeviceRunner::Cpu(runner) => runner.memory(),
             DeviceRunner::Cuda(runner) => runner.memory(),
+        }
+    }
+
+    /// How many steps it is given at a time: a GPU works while the host plans, a CPU is the host.
+    pub(crate) fn pipeline_depth(&self) -> PipelineDepth {
+        match self {
+            DeviceRunner::Cpu(_) => PipelineDepth::One,
+            DeviceRunner::Cuda(_) => PipelineDepth::Two,
         }
     }
 
@@ -164,21 +202,20 @@ impl DeviceRunner {
 }
 
 impl Executor for DeviceRunner {
-    type Ticket = DeviceTicket;
+    type Ticket = StepTicket;
     type Extra = <ModelRunner<CpuBackend> as Executor>::Extra;
 
-    fn launch(&mut self, plan: &StepPlan) -> Result<DeviceTicket, ExecutorError> {
-        Ok(match self {
-            DeviceRunner::Cpu(runner) => DeviceTicket::Cpu(runner.launch(plan)?),
-            DeviceRunner::Cuda(runner) => DeviceTicket::Cuda(runner.launch(plan)?),
-        })
+    fn launch(&mut self, plan: &StepPlan) -> Result<StepTicket, ExecutorError> {
+        match self {
+            DeviceRunner::Cpu(runner) => runner.launch(plan),
+            DeviceRunner::Cuda(runner) => runner.launch(plan),
+        }
     }
 
-    fn wait(&mut self, ticket: DeviceTicket) -> Result<StepOutput<Self::Extra>, ExecutorError> {
-        match (self, ticket) {
-            (DeviceRunner::Cpu(runner), DeviceTicket::Cpu(ticket)) => runner.wait(ticket),
-            (DeviceRunner::Cuda(runner), DeviceTicket::Cuda(ticket)) => runner.wait(ticket),
-            _ => unreachable!("a runner waits for its own tickets"),
+    fn wait(&mut self, ticket: StepTicket) -> Result<StepOutput<Self::Extra>, ExecutorError> {
+        match self {
+            DeviceRunner::Cpu(runner) => runner.wait(ticket),
+            DeviceRunner::Cuda(runner) => runner.wait(ticket),
         }
     }
 }

@@ -12,6 +12,8 @@ mod device;
 mod doctor;
 mod embedding;
 mod environment;
+mod kv_pool;
+mod lifetime;
 mod memory;
 mod pull;
 mod schema_args;

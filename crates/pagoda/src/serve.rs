@@ -16,6 +16,7 @@ use crate::args::{LoadFormat, ServeArgs};
 use crate::config::{Config, ListenConfig};
 use crate::device::{Device, DeviceConfig};
 use crate::embedding::EmbeddingChoice;
+use crate::lifetime::{self, EngineEnd};
 use crate::pull::ModelStore;
 use crate::{banner, environment, wire};
 
@@ -77,41 +78,24 @@ async fn serve(mut start: Start) -> anyhow::Result<()> {
         server.attach_embeddings(choice.source(Arc::clone(&start.store)))?;
     }
     let loaded = load_in_background(start, server.clone(), (address, embedding_names));
-    let serving = server.serve(listener, shutdown_signal()?);
-    tokio::pin!(serving);
-    let report = tokio::select! {
-        report = &mut serving => report,
-        error = load_failure(loaded) => return Err(error),
-    };
-    if report.num_cut > 0 {
-        tracing::warn!(num_cut = report.num_cut, "the drain time was over before these requests had ended");
-    }
-    tracing::info!(elapsed = ?report.elapsed, "drained");
-    Ok(())
+    lifetime::serve_to_the_end(&server, listener, loaded, shutdown_signal()?).await
 }
 
-/// Ready only if the load fails.
-async fn load_failure(loaded: oneshot::Receiver<anyhow::Result<()>>) -> anyhow::Error {
-    match loaded.await {
-        Ok(Ok(())) => std::future::pending().await,
-        Ok(Err(error)) => error,
-        Err(_) => anyhow::anyhow!("loading the model panicked"),
-    }
-}
-
-/// Fetches, opens and loads on a thread of its own; the answer is an error or nothing.
+/// Fetches, opens and loads on a thread of its own; the answer is an error, or the end of the engine to come.
 fn load_in_background(
     start: Start,
     server: Server,
     (address, embedding_names): (SocketAddr, Vec<String>),
-) -> oneshot::Receiver<anyhow::Result<()>> {
+) -> oneshot::Receiver<anyhow::Result<EngineEnd>> {
     let (sender, receiver) = oneshot::channel();
     let Start { args, store, model, listen, .. } = start;
     std::thread::spawn(move || {
         let loaded = open_and_load(&args, &store, &model).map(|loaded| {
             let table = banner::table(&loaded, address, &listen.server, &embedding_names);
+            let end: EngineEnd = Box::pin(loaded.wired.model.engine.ended());
             server.attach(loaded.wired.model);
             say(&table);
+            end
         });
         // Nobody listens any more if the server was told to stop meanwhile.
         let _ = sender.send(loaded);

@@ -41,6 +41,7 @@ pub(crate) fn load(
     let (memory, device) = (runner.memory(), runner.describe());
 
     let mut engine_config = config.engine();
+    engine_config.pipeline_depth = runner.pipeline_depth();
     engine_config.trace = args.trace_steps.as_deref().map(open_trace).transpose()?;
     let engine = EngineHandle::spawn(engine_config, runner)?;
     let model = LoadedModel {

@@ -3,7 +3,7 @@
 use anyhow::bail;
 
 use crate::phases::{Phases, run, run_with};
-use crate::{preflight, tidy};
+use crate::{bundle, preflight, tidy};
 
 /// Everything: rules, format, lints, tests, documentation examples.
 pub(crate) fn all() -> anyhow::Result<()> {
@@ -25,6 +25,7 @@ pub(crate) fn all() -> anyhow::Result<()> {
     });
     phases.run("examples", || run("cargo", &["test", "--profile", "ci", "--workspace", "--doc", "--quiet"]));
     phases.run("tests", || run_tests(&["--workspace"]));
+    phases.run("gpu-bundle", bundle::check);
     phases.finish()
 }
 

@@ -84,6 +84,11 @@ impl DriverDevice {
         &self.info
     }
 
+    /// The `N` of `cuda:N`.
+    pub fn ordinal(&self) -> i32 {
+        self.info.ordinal
+    }
+
     /// Bytes of its memory that nobody has taken.
     pub fn free_bytes(&self) -> Result<u64, BackendError> {
         self.make_current()?;

@@ -12,6 +12,7 @@
 mod attention;
 mod backend;
 mod batch;
+mod copy_probe;
 mod device;
 mod driver;
 mod e4m3;
@@ -28,6 +29,7 @@ mod weight;
 
 pub use backend::{CudaBackend, LinearPolicy};
 pub use batch::CudaBatch;
+pub use copy_probe::time_copies;
 pub use device::{Device, Launch, Memory};
 pub use driver::{DriverDevice, DriverGraph, DriverMemory};
 pub use e4m3::{E4M3_TOLERANCE, round_e4m3};

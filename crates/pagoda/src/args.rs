@@ -185,6 +185,91 @@ pub(crate) struct ServeArgs {
 pub(crate) enum BenchCommand {
     /// Load an OpenAI-compatible server and report latency and throughput.
     Serve(BenchServeArgs),
+    /// Run the engine without a server: many requests at once, decode steps, prompts, each beside the device's roof.
+    Throughput(Box<BenchThroughputArgs>),
+    /// Run each op by itself, beside a copy and a product of the same minute.
+    Kernels(BenchKernelsArgs),
+    /// Compare a device's choices with those of the exact CPU arithmetic, on the same text.
+    Agreement(Box<BenchAgreementArgs>),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchThroughputArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// What to run: nano, decode, prefill.
+    #[arg(long, default_value = "nano", value_delimiter = ',', value_parser = ["nano", "decode", "prefill"])]
+    pub(crate) workload: Vec<String>,
+    /// Requests of nano.
+    #[arg(long, default_value_t = 256)]
+    pub(crate) num_requests: usize,
+    /// Prompt and output tokens of each request of nano, uniform between LOW and HIGH.
+    #[arg(long, default_value = "100-1024", value_name = "LOW-HIGH", value_parser = parse_range)]
+    pub(crate) request_len: (usize, usize),
+    /// Sequences of decode.
+    #[arg(long, default_value = "1,2,4,8,16,32,64,128,256", value_delimiter = ',')]
+    pub(crate) batch_size: Vec<usize>,
+    /// Context tokens of decode, in the middle of the steps.
+    #[arg(long, default_value = "128,1024,4096,16384", value_delimiter = ',')]
+    pub(crate) context_len: Vec<usize>,
+    /// Counted steps of decode.
+    #[arg(long, default_value_t = 32, value_parser = parse_at_least_one)]
+    pub(crate) num_steps: usize,
+    /// Prompt tokens of prefill.
+    #[arg(long, default_value = "128,512,2048,8192,32768", value_delimiter = ',')]
+    pub(crate) prompt_len: Vec<usize>,
+    /// Repeats of nano and prefill; the median counts.
+    #[arg(long, default_value_t = 3)]
+    pub(crate) repeats: usize,
+    /// Seed of nano's lengths and prompts.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u32,
+    /// Fail after this many seconds.
+    #[arg(long, default_value_t = 3600)]
+    pub(crate) max_seconds: u64,
+    /// Append a line of JSON for each figure to this file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchKernelsArgs {
+    /// Whose ops.
+    #[arg(long, default_value = "auto", value_name = "auto|cpu|cuda:N")]
+    pub(crate) device: DeviceChoice,
+    /// Only cases whose name begins with one of these.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) only: Vec<String>,
+    /// Print the cases with their bytes and FLOPs, and run none.
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// Append a line of JSON for each figure to this file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchAgreementArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// A text to compare on [default: a built-in one; random tokens for random weights].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) text: Option<PathBuf>,
+    /// Tokens compared at most.
+    #[arg(long, default_value_t = 1024)]
+    pub(crate) num_tokens: usize,
+    /// Fail if the likeliest token is the same at fewer places than this, in percent.
+    #[arg(long, default_value_t = 99.0)]
+    pub(crate) min_percent: f64,
+    /// Fail if the logprob of the text's own tokens differs by more than this in the mean.
+    #[arg(long, default_value_t = 0.02)]
+    pub(crate) max_difference: f64,
+    /// Fail if another token is the likeliest where the exact logprobs of the two differ by this much or more.
+    #[arg(long, default_value_t = 0.3)]
+    pub(crate) max_gap: f64,
+    /// Append a line of JSON to this file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -258,6 +343,19 @@ impl FromStr for LoadFormat {
             _ => Err(format!("{text:?} is none of auto, dummy, dummy:SEED")),
         }
     }
+}
+
+/// `100-1024`: both ends at least 1.
+fn parse_range(text: &str) -> Result<(usize, usize), String> {
+    let range = text.split_once('-').and_then(|(low, high)| Some((low.parse().ok()?, high.parse().ok()?)));
+    match range {
+        Some((low, high)) if 1 <= low && low <= high && high <= 1 << 20 => Ok((low, high)),
+        _ => Err(format!("{text:?} is no LOW-HIGH")),
+    }
+}
+
+fn parse_at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| format!("{text:?} is not a number above 0"))
 }
 
 /// `800M`, `2GiB`, `1000000`: decimal units without `i`, binary ones with it.

@@ -33,7 +33,12 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(args) => serve::run(*args),
         Command::Pull(args) => pull_model(&args),
-        Command::Bench(BenchCommand::Serve(args)) => bench::serve(&args),
+        Command::Bench(command) => match command {
+            BenchCommand::Serve(args) => bench::serve(&args),
+            BenchCommand::Throughput(args) => bench::throughput(&args),
+            BenchCommand::Kernels(args) => bench::kernels(&args),
+            BenchCommand::Agreement(args) => bench::agreement(&args),
+        },
         Command::Doctor(args) => doctor::run(&args),
         Command::Conformance(args) => conformance::run(&args),
     };

@@ -1,10 +1,19 @@
-//! `pagoda bench serve`: a load generator for any OpenAI-compatible server, with the definitions that `report` states.
-//! Tokens are counted by the server's usage, never by chunks.
+//! `pagoda bench`. `serve` is a load generator for any OpenAI-compatible server, with the definitions that `report` states:
+//! tokens are counted by the server's usage, never by chunks. `throughput` measures the engine without a server, `kernels` each
+//! op by itself, `agreement` how far a device's answers are from the exact ones.
 
+mod agreement;
 mod client;
+mod kernels;
 mod lengths;
 mod load;
+mod probe;
+mod python_random;
 mod report;
+mod results;
+mod roof;
+mod subject;
+mod throughput;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +21,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+pub(crate) use agreement::run as agreement;
+pub(crate) use kernels::run as kernels;
 pub(crate) use lengths::Lengths;
+pub(crate) use throughput::run as throughput;
 
 use crate::args::BenchServeArgs;
 use client::Target;

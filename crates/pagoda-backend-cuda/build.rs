@@ -28,7 +28,10 @@ fn main() {
         println!("cargo::rerun-if-changed={}", watched.display());
     }
     let is_required = env::var("REQUIRE_KERNELS").is_ok_and(|value| value == "1");
-    let embedded = match find_nvcc() {
+    let nvcc = find_nvcc();
+    let nvcc_path = nvcc.clone().unwrap_or_default();
+    println!("cargo::rustc-env=PAGODA_NVCC={}", nvcc_path.display());
+    let embedded = match nvcc {
         Some(nvcc) => {
             let compiled = compile_all(&nvcc, &kernels, &sources, &out_dir);
             compiled.unwrap_or_else(|error| panic!("nvcc failed:\n{error}"))

@@ -24,7 +24,7 @@ using f16 = __half;
 // The block's shared memory.
 template <class Shared>
 __device__ __forceinline__ Shared& shared_memory() {
-    extern __shared__ __align__(128) unsigned char dynamic_shared_memory[];
+    extern __shared__ __align__(1024) unsigned char dynamic_shared_memory[];
     return *reinterpret_cast<Shared*>(dynamic_shared_memory);
 }
 

@@ -150,10 +150,10 @@ struct PagedAttentionParams {
 };
 
 // paged_attention_prefill_wgmma.cu
-struct alignas(64) WgmmaPrefillParams {
+struct alignas(128) WgmmaPrefillParams {
     uint64_t kv_map[16];             // CUtensorMap of the cache as a matrix [slots of all tiles, head_dim]
     PagedAttentionParams attention;  // `work` in tiles of WGMMA_PREFILL_ROWS
-    uint64_t reserved[7];
+    uint64_t reserved[15];
 };
 
 // Keys of one split of a decode; also in crates/pagoda-backend-cuda/src/attention.rs.

@@ -33,7 +33,7 @@ struct AsyncCopy {
 struct Fiber {
     Context context;
     Thread self;
-    enum class State { Ready, AtBarrier, AtWarpOperation, Done } state;
+    enum class State { Ready, AtBarrier, AtMbarrier, AtWarpOperation, Done } state;
     WarpOperation operation;
     uint32_t mask;
     void* argument;
@@ -41,6 +41,15 @@ struct Fiber {
     uint32_t num_copies;
     AsyncCopy copies[MAX_COPIES];
 };
+
+// A barrier in shared memory, in the eight bytes that it has on the device.
+struct BarrierState {
+    int32_t num_bytes;  // still to come
+    uint8_t num_expected, num_arrived, phase, mark;
+};
+constexpr uint8_t INITIALISED = 0xB1;
+constexpr uint32_t BOX_ROWS = 16, BOX_BYTES = 128;  // of hopper.cuh
+constexpr uint32_t MAX_BOXES = 512;
 
 struct Machine {
     Context main;
@@ -55,7 +64,8 @@ struct Machine {
     const void* params = nullptr;
     char* shared = nullptr;
     uint32_t shared_bytes = 0;
-    uint64_t num_switches = 0;
+    uint32_t num_boxes = 0;
+    TensorCopy boxes[MAX_BOXES];
 };
 
 // Made at an OS thread's first launch, and kept: a test process has few threads.
@@ -112,12 +122,14 @@ void release_barrier_if_complete() {
 }
 
 [[noreturn]] void report_deadlock() {
-    uint32_t num_at_operation = 0;
+    uint32_t num_at_operation = 0, num_at_mbarrier = 0;
     for (uint32_t thread = 0; thread < machine->num_threads; ++thread) {
         num_at_operation += machine->fibers[thread].state == Fiber::State::AtWarpOperation;
+        num_at_mbarrier += machine->fibers[thread].state == Fiber::State::AtMbarrier;
     }
-    fail("threads wait for others that never come: of %u, %u are at the barrier, %u at a warp operation, %u have ended",
-         machine->num_threads, machine->num_at_barrier, num_at_operation, machine->num_done);
+    fail("threads wait for others that never come: of %u, %u are at the barrier, %u at barriers in memory, %u at a warp "
+         "operation, %u have ended",
+         machine->num_threads, machine->num_at_barrier, num_at_mbarrier, num_at_operation, machine->num_done);
 }
 
 // Runs the next thread; the current one is in no queue unless it is ready.
@@ -150,6 +162,50 @@ void fiber_main() {
     abort();  // nobody switches to a thread that is done
 }
 
+BarrierState& barrier_at(void* address) {
+    auto* barrier = static_cast<BarrierState*>(address);
+    if (barrier->mark != INITIALISED) fail("a barrier is used before it is initialised");
+    return *barrier;
+}
+
+// They look again at what they wait for.
+void wake_waiters() {
+    for (uint32_t thread = 0; thread < machine->num_threads; ++thread) {
+        if (machine->fibers[thread].state == Fiber::State::AtMbarrier) make_ready(thread);
+    }
+}
+
+// Ends the phase if nothing is missing any more.
+void end_phase_if_complete(BarrierState& barrier) {
+    if (barrier.num_arrived < barrier.num_expected || barrier.num_bytes != 0) return;
+    barrier.phase ^= 1;
+    barrier.num_arrived = 0;
+    wake_waiters();
+}
+
+// Lets the boxes of a barrier arrive.
+void land_boxes(void* address) {
+    BarrierState& barrier = barrier_at(address);
+    uint32_t num_left = 0;
+    for (uint32_t index = 0; index < machine->num_boxes; ++index) {
+        const TensorCopy box = machine->boxes[index];
+        if (box.barrier != address) {
+            machine->boxes[num_left++] = box;
+            continue;
+        }
+        const char* from = reinterpret_cast<const char*>(box.map[0]) + (size_t(box.row) * box.map[2] + box.col) * 2;
+        const auto offset = uint32_t(box.to - machine->shared);
+        for (uint32_t piece = 0; piece < BOX_ROWS * BOX_BYTES; piece += 16) {
+            const char* row = from + piece / BOX_BYTES * box.map[2] * 2;
+            memcpy(machine->shared + swizzled(offset + piece), row + piece % BOX_BYTES, 16);
+        }
+        barrier.num_bytes -= int32_t(BOX_ROWS * BOX_BYTES);
+    }
+    if (num_left == machine->num_boxes) return;
+    machine->num_boxes = num_left;
+    end_phase_if_complete(barrier);
+}
+
 void run_block(Index block, Index grid, uint32_t num_threads) {
     memset(machine->shared, 0xFF, machine->shared_bytes);
 #if defined(__SANITIZE_ADDRESS__)
@@ -157,7 +213,7 @@ void run_block(Index block, Index grid, uint32_t num_threads) {
     __asan_unpoison_memory_region(machine->stacks, num_threads * STACK_BYTES);
 #endif
     machine->num_threads = num_threads;
-    machine->num_done = machine->num_at_barrier = 0;
+    machine->num_done = machine->num_at_barrier = machine->num_boxes = 0;
     for (uint32_t thread = 0; thread < num_threads; ++thread) {
         Fiber& fiber = machine->fibers[thread];
         prepare(fiber.context, machine->stacks + thread * STACK_BYTES, STACK_BYTES, fiber_main);
@@ -167,6 +223,7 @@ void run_block(Index block, Index grid, uint32_t num_threads) {
     }
     machine->current = take_next();
     switch_to(machine->main, machine->fibers[machine->current].context);
+    if (machine->num_boxes > 0) fail("a block ended with %u boxes that nobody waited for", machine->num_boxes);
 }
 
 }  // namespace
@@ -218,6 +275,45 @@ void warp_operation(uint32_t mask, WarpOperation operation, void* argument) {
     }
     run_next();
     resume();
+}
+
+void mbarrier_init(void* address, uint32_t num_arrivals) {
+    *static_cast<BarrierState*>(address) = {0, uint8_t(num_arrivals), 0, 0, INITIALISED};
+    if (num_arrivals == 0 || num_arrivals > 0xFF) fail("a barrier of %u arrivals", num_arrivals);
+}
+
+void mbarrier_arrive(void* address, uint32_t num_bytes) {
+    BarrierState& barrier = barrier_at(address);
+    if (barrier.num_arrived == barrier.num_expected) fail("more arrivals than the barrier's phase expects");
+    ++barrier.num_arrived;
+    barrier.num_bytes += int32_t(num_bytes);
+    end_phase_if_complete(barrier);
+}
+
+void mbarrier_wait(void* address, uint32_t parity) {
+    while (barrier_at(address).phase == parity) {
+        land_boxes(address);
+        if (barrier_at(address).phase != parity) return;
+        machine->fibers[machine->current].state = Fiber::State::AtMbarrier;
+        run_next();
+        resume();
+    }
+}
+
+void tensor_copy(const TensorCopy& copy) {
+    barrier_at(copy.barrier);
+    const auto offset = copy.to - machine->shared;
+    if (offset < 0 || offset % 1024 || offset + BOX_ROWS * BOX_BYTES > machine->shared_bytes) {
+        fail("a box goes to offset %td of %u bytes", offset, machine->shared_bytes);
+    }
+    const auto rows = uint64_t(copy.row) + BOX_ROWS, cols = uint64_t(copy.col) + BOX_BYTES / 2;
+    if (copy.row < 0 || copy.col < 0 || rows > copy.map[1] || cols > copy.map[2]) {
+        fail("the box at (%d, %d) is not within the matrix", copy.row, copy.col);
+    }
+    if (machine->num_boxes == MAX_BOXES) fail("more than %u boxes in flight", MAX_BOXES);
+    memset(copy.to, 0xFF, BOX_ROWS * BOX_BYTES);
+    machine->boxes[machine->num_boxes++] = copy;
+    wake_waiters();
 }
 
 void copy_async(void* to, const void* from, uint32_t num_bytes, uint32_t num_valid) {
@@ -272,7 +368,7 @@ extern "C" void simt_launch(void (*kernel)(const void*), const void* params, con
     machine->random = launch->seed;
     machine->shared_bytes = launch->shared_bytes;
     void* shared = nullptr;
-    if (posix_memalign(&shared, 128, launch->shared_bytes) != 0) fail("no memory");
+    if (posix_memalign(&shared, 1024, launch->shared_bytes) != 0) fail("no memory");
     machine->shared = static_cast<char*>(shared);
     const Index grid{launch->grid[0], launch->grid[1], launch->grid[2]};
     const uint64_t num_blocks = uint64_t(grid.x) * grid.y * grid.z;

@@ -6,10 +6,11 @@
 //   warp runs as far ahead as the barriers let it, and a missing barrier changes the result.
 // - cp.async poisons its destination when it is issued and copies when its group is waited for: the latest and the earliest
 //   moment that the hardware allows.
+// - A box of a matrix (TMA) poisons its destination when it is issued and arrives when somebody waits for its barrier.
 // - A thread that waits for others that never come, lanes that meet at different operations, and copies that nobody waited
 //   for end the launch with an error.
 //
-// Not modelled: memory order between blocks (they run in turn), bank conflicts, the tensor cores' rounding, timing.
+// Not modelled: products that read their operands after they were issued (wgmma), memory order between blocks (they run in turn), bank conflicts, the tensor cores' rounding, timing.
 #pragma once
 
 #include <math.h>
@@ -57,6 +58,21 @@ void warp_operation(uint32_t mask, WarpOperation operation, void* argument);
 void copy_async(void* to, const void* from, uint32_t num_bytes, uint32_t num_valid);
 void copy_async_commit();
 void copy_async_wait(uint32_t num_pending);
+
+// Of sm_90a: barriers in shared memory that count arrivals and bytes, and copies of boxes of a matrix, swizzled.
+void mbarrier_init(void* barrier, uint32_t num_arrivals);
+void mbarrier_arrive(void* barrier, uint32_t num_bytes);
+void mbarrier_wait(void* barrier, uint32_t parity);
+struct TensorCopy {
+    char* to;
+    const uint64_t* map;  // address, rows, columns
+    int32_t col, row;
+    void* barrier;
+};
+void tensor_copy(const TensorCopy& copy);
+// Where the byte at an offset of the shared memory lies under the swizzle of 128 bytes.
+inline uint32_t swizzled(uint32_t offset) { return offset ^ (offset >> 7 & 7) << 4; }
+
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
 inline uint32_t lane() { return self.thread.x % 32; }

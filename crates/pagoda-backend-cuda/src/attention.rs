@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use pagoda_backend::{BatchMetadata, HeadLayout, KvFormat};
 
-use crate::element::Element;
+use crate::element::{Element, kernel};
 use crate::params::AttentionWork;
 
 /// Head dimensions that the kernels are compiled for.
@@ -18,6 +18,44 @@ const SPLIT_KEYS: u32 = 256;
 const DECODE_HEADS: usize = 16;
 /// `PREFILL_ROWS` of the header.
 const TILE_ROWS: u32 = 64;
+/// `WGMMA_PREFILL_ROWS` of the header.
+const WGMMA_TILE_ROWS: u32 = 128;
+
+/// Which kernel does the attention of prompts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PrefillKernel {
+    /// mma.sync: every architecture, every shape.
+    #[default]
+    Mma,
+    /// wgmma and TMA, on sm_90a only, where the head dimension is 64 or 128 and K and V are not codes; else as `Mma`. *Not yet run
+    /// on a GPU.*
+    Wgmma,
+}
+
+impl PrefillKernel {
+    /// What serves a cache of this shape if this kernel is asked for.
+    pub(crate) fn for_cache(self, head_dim: usize, format: KvFormat) -> Self {
+        let has_kernel = matches!(head_dim, 64 | 128) && format != KvFormat::E4m3;
+        if has_kernel { self } else { PrefillKernel::Mma }
+    }
+
+    /// Query rows of a block.
+    fn tile_rows(self) -> u32 {
+        match self {
+            PrefillKernel::Mma => TILE_ROWS,
+            PrefillKernel::Wgmma => WGMMA_TILE_ROWS,
+        }
+    }
+}
+
+/// How a batch is cut.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cuts {
+    /// Splits of one launch of the decode kernel, at most; a sequence is in one launch.
+    pub(crate) max_splits: usize,
+    /// Whose tiles the prompts are cut into.
+    pub(crate) prefill: PrefillKernel,
+}
 
 /// The work lists of a step.
 #[derive(Default)]
@@ -28,11 +66,15 @@ pub(crate) struct AttentionPlan {
     pub(crate) decode_launches: Vec<Range<usize>>,
     /// Tiles of sequences with more rows, the longest work first, so that no long tile starts when the others are done.
     pub(crate) prefill: Vec<AttentionWork>,
+    /// Whose tiles they are.
+    pub(crate) kernel: PrefillKernel,
 }
 
 impl AttentionPlan {
-    /// Plans a batch; a launch of the decode kernel has at most `max_splits` splits, and a sequence is in one launch.
-    pub(crate) fn make(&mut self, batch: &BatchMetadata, max_splits: usize) {
+    /// Plans a batch.
+    pub(crate) fn make(&mut self, batch: &BatchMetadata, cuts: Cuts) {
+        let tile_rows = cuts.prefill.tile_rows();
+        self.kernel = cuts.prefill;
         self.decode.clear();
         self.decode_launches.clear();
         self.prefill.clear();
@@ -44,15 +86,15 @@ impl AttentionPlan {
                 1 => {
                     let first = self.decode.len();
                     self.decode.extend((0..context_len.div_ceil(SPLIT_KEYS)).map(work));
-                    self.add_to_launch(first..self.decode.len(), max_splits);
+                    self.add_to_launch(first..self.decode.len(), cuts.max_splits);
                 }
-                _ => self.prefill.extend((0..query_len.div_ceil(TILE_ROWS)).map(work)),
+                _ => self.prefill.extend((0..query_len.div_ceil(tile_rows)).map(work)),
             }
         }
         let last_key = |work: &AttentionWork| {
             let sequence = work.sequence as usize;
             let query_len = batch.query_start_loc[sequence + 1] - batch.query_start_loc[sequence];
-            batch.context_lens[sequence] - query_len + (work.index + 1) * TILE_ROWS
+            batch.context_lens[sequence] - query_len + (work.index + 1) * tile_rows
         };
         self.prefill.sort_unstable_by_key(|work| (u32::MAX - last_key(work), work.sequence, work.index));
     }
@@ -136,6 +178,19 @@ impl AttentionShape {
     pub(crate) fn prefill_geometry(self) -> Geometry {
         let tile_keys = if self.head_dim == 256 { 32 } else { 64 };
         (128, (TILE_ROWS as usize * self.q_row_bytes() + 4 * self.tile_bytes(tile_keys)) as u32)
+    }
+
+    pub(crate) fn wgmma_prefill_kernel(self) -> &'static str {
+        match self.head_dim {
+            64 => kernel!(self.element, "paged_attention_prefill_wgmma", "_d64"),
+            128 => kernel!(self.element, "paged_attention_prefill_wgmma", "_d128"),
+            head_dim => unreachable!("no wgmma kernel of head_dim {head_dim}"),
+        }
+    }
+
+    /// As [`AttentionShape::decode_geometry`], of the wgmma prefill kernel: two stages of K and V, and the barriers behind.
+    pub(crate) fn wgmma_prefill_geometry(self) -> Geometry {
+        (384, (2 * 2 * 128 * self.head_dim * 2 + 1024) as u32)
     }
 
     /// `Q_STRIDE` of the kernels.

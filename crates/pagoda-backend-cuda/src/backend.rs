@@ -6,7 +6,7 @@ use pagoda_backend::{
     RopeStoreKv, RopeTable, Sample, Sampled, StepLimits,
 };
 
-use crate::attention::{self, AttentionShape};
+use crate::attention::{self, AttentionShape, Cuts, PrefillKernel};
 use crate::batch::CudaBatch;
 use crate::device::{Device, Launch, Memory};
 use crate::e4m3;
@@ -15,7 +15,7 @@ use crate::memory::{CudaKvCache, CudaRope, CudaTensor, CudaVector, Scratch, Tens
 use crate::params::{
     AddRmsNormParams, AttentionWork, BlockCopyEntry, CopyBlocksParams, DequantizeParams, EmbedParams,
     GatedActivationParams, GatherRowsParams, LinearParams, PagedAttentionParams, Plain, RmsNormParams,
-    RopeStoreKvParams, WeightView, bytes_of,
+    RopeStoreKvParams, WeightView, WgmmaPrefillParams, bytes_of,
 };
 use crate::sampling::{CudaPending, SampleLists};
 use crate::weight::CudaWeight;
@@ -45,6 +45,9 @@ pub struct CudaBackend<D: Device> {
     element: Element,
     kv_format: KvFormat,
     policy: LinearPolicy,
+    /// What was asked for, and what serves the cache that was allocated last.
+    wanted_prefill: PrefillKernel,
+    prefill: PrefillKernel,
     /// `[decode work, heads, head_dim]` parts of an attention output, and `[decode work, heads]` maxima and sums.
     partial_out: Scratch<D::Memory>,
     partial_stats: Scratch<D::Memory>,
@@ -68,6 +71,8 @@ impl<D: Device> CudaBackend<D> {
             element,
             kv_format: element.kv_format(),
             policy,
+            wanted_prefill: PrefillKernel::default(),
+            prefill: PrefillKernel::default(),
             partial_out: Scratch::new(0xFF, "parts of attention"),
             partial_stats: Scratch::new(0xFF, "parts of attention"),
             arrivals: Scratch::new(0, "parts of attention"),
@@ -88,6 +93,11 @@ impl<D: Device> CudaBackend<D> {
     /// Keeps K and V as e4m3 codes, in half the bytes: caches that are allocated from now on.
     pub fn with_fp8_kv(self) -> Self {
         CudaBackend { kv_format: KvFormat::E4m3, ..self }
+    }
+
+    /// Asks for a prefill kernel, for caches that are allocated from now on; a device that cannot run it refuses the cache.
+    pub fn with_prefill(self, kernel: PrefillKernel) -> Self {
+        CudaBackend { wanted_prefill: kernel, ..self }
     }
 
     /// Writes rows from `first_row` on, rounded to what the matrix holds.
@@ -247,11 +257,16 @@ impl<D: Device> Backend for CudaBackend<D> {
         CudaKvCache::<D::Memory>::check(layout)?;
         let num_bytes = layout.num_bytes(self.kv_format);
         let fill = if cfg!(debug_assertions) { 0xFF } else { 0 };
-        Ok(CudaKvCache {
-            memory: self.device.alloc(num_bytes, fill, "the KV cache")?,
-            layout,
-            format: self.kv_format,
-        })
+        let memory = self.device.alloc(num_bytes, fill, "the KV cache")?;
+        self.prefill = self.wanted_prefill.for_cache(layout.head_dim, self.kv_format);
+        let map = match self.prefill {
+            PrefillKernel::Mma => None,
+            PrefillKernel::Wgmma => {
+                let num_slots = num_bytes / (2 * layout.head_dim);
+                Some(self.device.tensor_map(&memory, num_slots, layout.head_dim)?)
+            }
+        };
+        Ok(CudaKvCache { memory, layout, format: self.kv_format, map })
     }
 
     fn pack_weight(&mut self, parts: &[HostMatrix<'_>]) -> Result<Self::Weight, BackendError> {
@@ -315,7 +330,8 @@ impl<D: Device> Backend for CudaBackend<D> {
         batch: &mut Self::Batch,
         metadata: &mut BatchMetadata,
     ) -> Result<(), BackendError> {
-        batch.upload(&mut self.device, metadata, self.max_splits)
+        let cuts = Cuts { max_splits: self.max_splits, prefill: self.prefill };
+        batch.upload(&mut self.device, metadata, cuts)
     }
 
     fn run(
@@ -456,7 +472,16 @@ impl<D: Device> Backend for CudaBackend<D> {
         }
         let params = PagedAttentionParams { work: batch.prefill_work.address(), ..params };
         let grid = [batch.plan.prefill.len(), heads.num_q_heads, 1];
-        self.launch(shape.prefill_kernel(), grid, shape.prefill_geometry(), params)
+        match (batch.plan.kernel, op.kv.map) {
+            (PrefillKernel::Mma, _) => {
+                self.launch(shape.prefill_kernel(), grid, shape.prefill_geometry(), params)
+            }
+            (PrefillKernel::Wgmma, map) => {
+                let kv_map = map.expect("the batch was uploaded for the cache that is used");
+                let params = WgmmaPrefillParams { kv_map, attention: params, reserved: [0; 15] };
+                self.launch(shape.wgmma_prefill_kernel(), grid, shape.wgmma_prefill_geometry(), params)
+            }
+        }
     }
 
     fn gated_activation(&mut self, op: GatedActivation<'_, Self>) -> Result<(), BackendError> {

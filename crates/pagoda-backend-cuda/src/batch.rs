@@ -2,7 +2,7 @@
 
 use pagoda_backend::{BackendError, BatchMetadata, InputToken};
 
-use crate::attention::AttentionPlan;
+use crate::attention::{AttentionPlan, Cuts};
 use crate::device::{Device, Memory};
 use crate::params::{AttentionWork, LAST_SAMPLED, Plain, Pointer, bytes_of};
 
@@ -77,7 +77,7 @@ impl<M: Memory> CudaBatch<M> {
         &mut self,
         device: &mut D,
         metadata: &mut BatchMetadata,
-        max_splits: usize,
+        cuts: Cuts,
     ) -> Result<(), BackendError> {
         std::mem::swap(&mut self.host, metadata);
         self.tokens.clear();
@@ -85,7 +85,7 @@ impl<M: Memory> CudaBatch<M> {
             InputToken::Known(id) => id,
             InputToken::LastSampled(row) => LAST_SAMPLED | row,
         }));
-        self.plan.make(&self.host, max_splits);
+        self.plan.make(&self.host, cuts);
         self.input_tokens.write(device, &self.tokens)?;
         self.positions.write(device, &self.host.positions)?;
         self.slots.write(device, &self.host.slot_mapping)?;

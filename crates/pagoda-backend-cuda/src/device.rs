@@ -18,6 +18,9 @@ pub struct Launch<'a> {
     pub params: &'a [u8],
 }
 
+/// A matrix as the copy engine sees it; a kernel gets it by value.
+pub type TensorMap = [u64; 16];
+
 /// A device's memory and its queue of work. Calls take effect in order.
 pub trait Device: Send + 'static {
     /// A piece of memory, freed when dropped.
@@ -63,6 +66,14 @@ pub trait Device: Send + 'static {
         let reading = self.start_read(from, offset, bytes.len())?;
         self.finish_read(reading, bytes)
     }
+    /// What the device's copy engine (TMA) must know to fetch boxes of 16 rows and 64 columns of the matrix
+    /// `[num_rows, num_cols]` of 2-byte numbers that is `memory`.
+    fn tensor_map(
+        &mut self,
+        memory: &Self::Memory,
+        num_rows: usize,
+        num_cols: usize,
+    ) -> Result<TensorMap, BackendError>;
     /// Queues a kernel.
     fn launch(&mut self, launch: &Launch<'_>) -> Result<(), BackendError>;
     /// From now on launches are recorded instead of queued, until [`Device::end_capture`]. Nothing else may be called.

@@ -4,18 +4,21 @@
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
+use std::mem::MaybeUninit;
 
 use cudarc::driver::result::stream::StreamKind;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUfunction_attribute_enum};
 use pagoda_backend::BackendError;
 
-use crate::device::{Device, Launch, Memory};
+use crate::device::{Device, Launch, Memory, TensorMap};
 use crate::fault::step_error;
 use crate::images::{image_of, images};
 use crate::pinned::{DriverReading, Event, Pinned, SEGMENT_BYTES, WriteRing};
 use crate::probe::{CudaUnavailable, DeviceInfo, driver_error, probe};
 
+/// Columns and rows of a box that the copy engine fetches: `BOX_COLS`, `BOX_ROWS` of kernels/include/hopper.cuh.
+const BOX: [u32; 2] = [64, 16];
 /// Dynamic shared memory that a kernel may have without being asked.
 const PLAIN_SHARED_BYTES: u32 = 48 << 10;
 
@@ -242,6 +245,45 @@ impl Device for DriverDevice {
         bytes.copy_from_slice(&reading.buffer.bytes()[..reading.num_bytes]);
         self.readings.push(reading);
         Ok(())
+    }
+
+    fn tensor_map(
+        &mut self,
+        memory: &DriverMemory,
+        num_rows: usize,
+        num_cols: usize,
+    ) -> Result<TensorMap, BackendError> {
+        if self.info.compute_capability != (9, 0) {
+            return Err(BackendError::Unsupported(format!("wgmma on {}", self.describe())));
+        }
+        if num_rows > i32::MAX as usize {
+            return Err(BackendError::Unsupported(format!("a matrix of {num_rows} rows for the TMA")));
+        }
+        assert!(num_rows * num_cols * 2 <= memory.num_bytes, "a matrix beyond its memory");
+        self.make_current()?;
+        let mut map = MaybeUninit::<sys::CUtensorMap>::uninit();
+        let (dims, strides) = ([num_cols as u64, num_rows as u64], [num_cols as u64 * 2]);
+        // SAFETY: rank 2: two dimensions, boxes and steps, one stride, all of which outlive the call; the address is the memory's.
+        unsafe {
+            sys::cuTensorMapEncodeTiled(
+                map.as_mut_ptr(),
+                sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT16,
+                2,
+                memory.address as *mut c_void,
+                dims.as_ptr(),
+                strides.as_ptr(),
+                BOX.as_ptr(),
+                [1, 1].as_ptr(),
+                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+        }
+        .result()
+        .map_err(step_error)?;
+        // SAFETY: the driver has filled it.
+        Ok(unsafe { map.assume_init() }.opaque)
     }
 
     fn launch(&mut self, launch: &Launch<'_>) -> Result<(), BackendError> {

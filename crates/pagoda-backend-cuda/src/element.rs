@@ -74,5 +74,8 @@ macro_rules! kernel {
     ($element:expr, $name:literal) => {
         $element.kernel(concat!($name, "_bf16"), concat!($name, "_f16"))
     };
+    ($element:expr, $name:literal, $ending:literal) => {
+        $element.kernel(concat!($name, "_bf16", $ending), concat!($name, "_f16", $ending))
+    };
 }
 pub(crate) use kernel;

@@ -27,10 +27,11 @@ mod probe;
 mod sampling;
 mod weight;
 
+pub use attention::PrefillKernel;
 pub use backend::{CudaBackend, LinearPolicy};
 pub use batch::CudaBatch;
 pub use copy_probe::time_copies;
-pub use device::{Device, Launch, Memory};
+pub use device::{Device, Launch, Memory, TensorMap};
 pub use driver::{DriverDevice, DriverGraph, DriverMemory};
 pub use e4m3::{E4M3_TOLERANCE, round_e4m3};
 pub use element::Element;

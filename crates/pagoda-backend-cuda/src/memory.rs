@@ -2,7 +2,7 @@
 
 use pagoda_backend::{BackendError, KvFormat, KvLayout};
 
-use crate::device::{Device, Memory};
+use crate::device::{Device, Memory, TensorMap};
 use crate::params::{KvView, Plain, Pointer, bytes_of};
 
 /// What an activation matrix holds.
@@ -60,6 +60,8 @@ pub struct CudaKvCache<M> {
     pub(crate) memory: M,
     pub(crate) layout: KvLayout,
     pub(crate) format: KvFormat,
+    /// Present if prefill goes by `PrefillKernel::Wgmma`.
+    pub(crate) map: Option<TensorMap>,
 }
 
 impl<M: Memory> CudaKvCache<M> {

@@ -3,6 +3,8 @@
 //! Every struct here is plain numbers without padding, so that its bytes are what the kernel reads. A test compares the names,
 //! sizes and offsets with the header's.
 
+use crate::device::TensorMap;
+
 /// An address in the device's memory; 0 is null.
 pub(crate) type Pointer = u64;
 
@@ -96,6 +98,8 @@ params! {
         context_lens: Pointer, query_starts: Pointer, work: Pointer, partial_out: Pointer, partial_stats: Pointer,
         arrivals: Pointer, num_q_heads: u32, layer: u32, window: u32, scale: f32, softcap: f32, reserved: u32,
     }
+    /// Of `paged_attention_prefill_wgmma`.
+    struct WgmmaPrefillParams { kv_map: TensorMap, attention: PagedAttentionParams, reserved: [u64; 15], }
     /// Of `skinny_gemm` and `gemm`.
     struct LinearParams {
         weight: WeightView, x: Pointer, bias: Pointer, out: Pointer, num_rows: u32, out_stride: u32,

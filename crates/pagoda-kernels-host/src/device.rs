@@ -6,7 +6,7 @@ use std::ffi::c_void;
 use std::path::{Path, PathBuf};
 
 use pagoda_backend::BackendError;
-use pagoda_backend_cuda::{Device, Launch, Memory};
+use pagoda_backend_cuda::{Device, Launch, Memory, TensorMap};
 
 use crate::library::Library;
 
@@ -59,6 +59,11 @@ struct Kernel {
 
 // SAFETY: addresses of code, which may be called from any thread.
 unsafe impl Send for Kernel {}
+
+/// As aligned as any kernel's parameters.
+#[derive(Clone, Copy)]
+#[repr(C, align(128))]
+struct AlignedBytes([u8; 128]);
 
 /// `SimtLaunch` of `kernels/simt/simt.cpp`.
 #[repr(C)]
@@ -218,6 +223,18 @@ impl Device for HostDevice {
         Ok(())
     }
 
+    fn tensor_map(
+        &mut self,
+        memory: &HostMemory,
+        num_rows: usize,
+        num_cols: usize,
+    ) -> Result<TensorMap, BackendError> {
+        assert!(num_rows * num_cols * 2 <= memory.num_bytes(), "a matrix beyond its memory");
+        let mut map = TensorMap::default();
+        map[..3].copy_from_slice(&[memory.address(), num_rows as u64, num_cols as u64]);
+        Ok(map)
+    }
+
     fn launch(&mut self, launch: &Launch<'_>) -> Result<(), BackendError> {
         let kernel = self.kernel(launch.kernel)?;
         let geometry = [launch.num_threads, launch.shared_bytes];
@@ -235,7 +252,7 @@ impl Device for HostDevice {
         let Launch { grid, num_threads, shared_bytes, .. } = *launch;
         let simt = SimtLaunch { grid, num_threads, shared_bytes, order, seed };
         // Parameters at the alignment that the kernel expects.
-        let mut params = vec![0u64; launch.params.len().div_ceil(8)];
+        let mut params = vec![AlignedBytes([0; 128]); launch.params.len().div_ceil(128)];
         // SAFETY: as many bytes as the vector has room for.
         unsafe {
             params

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
-use pagoda_backend_cuda::{CudaBackend, E4M3_TOLERANCE, Element, LinearPolicy, round_e4m3};
+use pagoda_backend_cuda::{CudaBackend, E4M3_TOLERANCE, Element, LinearPolicy, PrefillKernel, round_e4m3};
 use pagoda_conformance::{Case, Subject, cases};
 use pagoda_kernels_host::{HostDevice, Order};
 
@@ -32,6 +32,9 @@ struct Cli {
     /// K and V as e4m3 codes.
     #[arg(long)]
     fp8_kv: bool,
+    /// Prompts by wgmma and TMA, where there is such a kernel.
+    #[arg(long)]
+    wgmma: bool,
     /// One kernel for all numbers of rows.
     #[arg(long)]
     deterministic: bool,
@@ -94,7 +97,8 @@ fn subject(cli: &Cli) -> Subject<Backend> {
     let policy = if cli.deterministic { LinearPolicy::Deterministic } else { LinearPolicy::Fastest };
     let is_bf16 = cli.element == Elements::Bf16;
     let element = if is_bf16 { Element::Bf16 } else { Element::F16 };
-    let backend = CudaBackend::new(device, element, policy);
+    let prefill = if cli.wgmma { PrefillKernel::Wgmma } else { PrefillKernel::Mma };
+    let backend = CudaBackend::new(device, element, policy).with_prefill(prefill);
     Subject {
         backend: if cli.fp8_kv { backend.with_fp8_kv() } else { backend },
         write: |backend, tensor, first_row, values| backend.write_tensor(tensor, first_row, values),

@@ -6,7 +6,7 @@ mod support;
 use std::path::Path;
 
 /// The runs of the whole table. Orders matter more than types: both types share every line of the kernels.
-const RUNS: [&[&str]; 6] = [
+const RUNS: [&[&str]; 8] = [
     &["--element", "bf16", "--order", "forward"],
     &["--element", "f16", "--order", "reverse"],
     &["--element", "bf16", "--order", "random"],
@@ -39,6 +39,8 @@ const RUNS: [&[&str]; 6] = [
         "--only",
         "kv",
     ],
+    &["--element", "bf16", "--order", "forward", "--wgmma", "--only", "attention"],
+    &["--element", "f16", "--order", "random", "--wgmma", "--only", "attention/2:1/d"],
 ];
 /// Processes at a time.
 const NUM_PARTS: usize = 2;

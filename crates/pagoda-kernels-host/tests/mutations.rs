@@ -19,8 +19,8 @@ struct Mutation {
     cases: &'static [&'static str],
     /// The case of one block and round numbers.
     happy: &'static str,
-    /// K and V are e4m3 codes.
-    is_fp8: bool,
+    /// Of the run: how K and V are kept, which kernel does prompts.
+    options: &'static [&'static str],
 }
 
 const DECODE: &str = "paged_attention_decode";
@@ -31,6 +31,9 @@ const EDGES: &str = "attention/2:1/d64/block16/1@1+";
 const CHUNKS: &str = "attention/2:1/d64/block32/3@100";
 const PROMPTS: &str = "attention/2:1/d64/block16/2@2";
 const WINDOWS: &str = "attention/4:2/d64/block16/1@600";
+const FP8: &[&str] = &["--fp8-kv"];
+const WGMMA: &[&str] = &["--wgmma"];
+const LONG: &str = "attention/1:1/d64/block64/130@900";
 const GROUPS: &str = "attention/18:1";
 
 fn decode(
@@ -39,7 +42,7 @@ fn decode(
     to: &'static str,
     cases: &'static [&'static str],
 ) -> Mutation {
-    Mutation { kernel: DECODE, file, from, to, cases, happy: HAPPY_DECODE, is_fp8: false }
+    Mutation { kernel: DECODE, file, from, to, cases, happy: HAPPY_DECODE, options: &[] }
 }
 
 fn prefill(
@@ -48,7 +51,7 @@ fn prefill(
     to: &'static str,
     cases: &'static [&'static str],
 ) -> Mutation {
-    Mutation { kernel: PREFILL, file, from, to, cases, happy: HAPPY_PREFILL, is_fp8: false }
+    Mutation { kernel: PREFILL, file, from, to, cases, happy: HAPPY_PREFILL, options: &[] }
 }
 
 fn mutations() -> Vec<Mutation> {
@@ -62,7 +65,7 @@ fn mutations() -> Vec<Mutation> {
         to,
         cases: &["linear/17x96", "linear/130x64", "linear/18x"],
         happy: "linear/130x64x136/bf16",
-        is_fp8: false,
+        options: &[],
     };
     let skinny = |from, to| Mutation {
         kernel: "skinny_gemm",
@@ -71,7 +74,7 @@ fn mutations() -> Vec<Mutation> {
         to,
         cases: &["linear/9x96", "linear/3x288", "linear/2x1000", "linear/2x40"],
         happy: "linear/1x64x16/bf16",
-        is_fp8: false,
+        options: &[],
     };
     let sampling = |from, to| Mutation {
         kernel: "sample",
@@ -80,7 +83,7 @@ fn mutations() -> Vec<Mutation> {
         to,
         cases: &["sample/TopK/1003", "sample/TopP/1003", "sample/Masked/1003"],
         happy: "sample/Greedy/5",
-        is_fp8: false,
+        options: &[],
     };
     vec![
         // Barriers.
@@ -193,7 +196,7 @@ fn mutations() -> Vec<Mutation> {
             to: "if (threadIdx.x == 0) partial",
             cases: &["rms_norm/3x576"],
             happy: "rms_norm/1x8",
-            is_fp8: false,
+            options: &[],
         },
         decode(
             DECODE_FILE,
@@ -226,12 +229,12 @@ fn fp8_mutations() -> Vec<Mutation> {
         to,
         cases,
         happy: "rope_store_kv/1:1/d64",
-        is_fp8: true,
+        options: FP8,
     };
     let decode =
-        |from, to, cases| Mutation { is_fp8: true, ..decode("paged_attention_decode.cu", from, to, cases) };
+        |from, to, cases| Mutation { options: FP8, ..decode("paged_attention_decode.cu", from, to, cases) };
     let prefill =
-        |from, to, cases| Mutation { is_fp8: true, ..prefill("paged_attention_prefill.cu", from, to, cases) };
+        |from, to, cases| Mutation { options: FP8, ..prefill("paged_attention_prefill.cu", from, to, cases) };
     vec![
         // Ties, small numbers, the ends of the scales, what is not finite.
         store(CODES, " + (bits >> 20 & 1)) >> 20", ") >> 20", &["kv_range", "rope_store_kv/9:3"]),
@@ -262,7 +265,7 @@ fn fp8_mutations() -> Vec<Mutation> {
             to: "e4m3_factor<T>(scales[0]) << 16",
             cases: &[EDGES, WINDOWS],
             happy: HAPPY_DECODE,
-            is_fp8: true,
+            options: FP8,
         },
         Mutation {
             kernel: "copy_blocks",
@@ -271,15 +274,51 @@ fn fp8_mutations() -> Vec<Mutation> {
             to: "kv_scales(kv, to)[slot] = kv_scales(kv, from)[0]",
             cases: &["copy_blocks"],
             happy: "rope_store_kv/1:1/d64",
-            is_fp8: true,
+            options: FP8,
         },
+    ]
+}
+
+/// Mistakes with copies by the TMA, the barriers of the stages, and what lies behind the context.
+fn wgmma_mutations() -> Vec<Mutation> {
+    let wgmma = |from, to, cases| Mutation {
+        kernel: "paged_attention_prefill_wgmma",
+        file: "paged_attention_prefill_wgmma.cu",
+        from,
+        to,
+        cases,
+        happy: HAPPY_PREFILL,
+        options: WGMMA,
+    };
+    vec![
+        wgmma("        mbarrier_wait(shared.v_full[stage], parity);\n", "", &[CHUNKS, PROMPTS]),
+        wgmma("        if (lane == 0) mbarrier_arrive(shared.empty[stage]);\n", "", &[LONG]),
+        wgmma(
+            "        __syncwarp();\n        if (lane == 0) mbarrier_arrive(shared.empty",
+            "        if (lane == 0) mbarrier_arrive(shared.empty",
+            &[LONG],
+        ),
+        wgmma("mbarrier_wait(shared.empty[stage], turn / STAGES % 2 ^ 1);", "", &[LONG]),
+        wgmma(
+            "clean_values<T, HEAD_DIM>(tile.context_len - first_key,",
+            "clean_values<T, HEAD_DIM>(tile.context_len - first_key + 1,",
+            &[PROMPTS],
+        ),
+        wgmma("(key & ((1u << kv.log2_block_size) - 1))", "0", &[CHUNKS]),
+        wgmma("(threadIdx.x / GROUP - 1) * GROUP_ROWS", "(threadIdx.x / GROUP - 1) * 16", &[CHUNKS, LONG]),
+        wgmma(
+            "tile.first_position + min(group_row + GROUP_ROWS, tile.num_rows)",
+            "tile.first_position + group_row",
+            &[CHUNKS, LONG],
+        ),
     ]
 }
 
 #[test]
 fn every_mistake_is_caught_and_half_of_them_only_beyond_the_happy_case() {
     let Some(base) = support::compiled("mutations") else { return };
-    let mutations: Vec<Mutation> = mutations().into_iter().chain(fp8_mutations()).collect();
+    let mutations: Vec<Mutation> =
+        mutations().into_iter().chain(fp8_mutations()).chain(wgmma_mutations()).collect();
     assert!(mutations.len() >= 20, "{} mutations", mutations.len());
     let next = AtomicUsize::new(0);
     let (caught, happy) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -293,8 +332,7 @@ fn every_mistake_is_caught_and_half_of_them_only_beyond_the_happy_case() {
                     continue;
                 }
                 let survives = |cases: &[&str], order: &str| {
-                    let options: &[&str] = if mutation.is_fp8 { &["--fp8-kv"] } else { &[] };
-                    survives(folder.path(), cases, &[&["--order", order], options].concat())
+                    survives(folder.path(), cases, &[&["--order", order], mutation.options].concat())
                 };
                 if ["forward", "reverse", "random"].into_iter().all(|order| survives(mutation.cases, order)) {
                     failures.push(format!(
@@ -360,7 +398,7 @@ fn build(mutation: &Mutation, base: &Path, folder: &Path) -> Result<(), String> 
 /// Leaves out the instantiations but bf16 and head_dim 64.
 fn one_instantiation(source: &str) -> String {
     let is_other = |line: &str| {
-        let starts = ["DECODE(", "PREFILL("];
+        let starts = ["DECODE(", "PREFILL(", "WGMMA_PREFILL("];
         (starts.iter().any(|start| line.starts_with(start)) && !line.ends_with(", 64)"))
             || (line.starts_with("PAGODA_KERNEL(") && line.contains("_f16,"))
             || line.contains("(f16, ")

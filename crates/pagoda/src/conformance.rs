@@ -1,8 +1,9 @@
 //! `pagoda conformance`: the case table of every op on a GPU of this machine.
 
 use anyhow::{anyhow, bail};
-use pagoda_backend::Backend;
-use pagoda_backend_cuda::{CudaBackend, DriverDevice, E4M3_TOLERANCE, Element, LinearPolicy, round_e4m3};
+use pagoda_backend_cuda::{
+    CudaBackend, DriverDevice, E4M3_TOLERANCE, Element, LinearPolicy, PrefillKernel, round_e4m3,
+};
 use pagoda_conformance::{Subject, cases};
 
 use crate::args::ConformanceArgs;
@@ -11,8 +12,9 @@ use crate::environment;
 /// Runs the table in both element types. Without a GPU it says so loudly, and fails under `REQUIRE_GPU=1`.
 pub(crate) fn run(args: &ConformanceArgs) -> anyhow::Result<()> {
     let mut num_failed = 0;
+    let variants = [Variant::Plain, Variant::Fp8Kv, Variant::WgmmaPrefill];
     let types = [Element::Bf16, Element::F16].into_iter();
-    for (element, is_fp8) in types.flat_map(|element| [(element, false), (element, true)]) {
+    for (element, variant) in types.flat_map(|element| variants.map(|variant| (element, variant))) {
         let device = match DriverDevice::open(args.device) {
             Ok(device) => device,
             Err(why) if environment::requires_gpu() => {
@@ -23,11 +25,16 @@ pub(crate) fn run(args: &ConformanceArgs) -> anyhow::Result<()> {
                 return Ok(());
             }
         };
-        let mut subject = subject(device, element, is_fp8);
-        let kv = subject.backend.kv_format();
-        println!("{element:?}, KV {kv}, seed {}", args.seed);
-        let is_wanted =
-            |name: &str| args.only.is_empty() || args.only.iter().any(|start| name.starts_with(start));
+        if variant == Variant::WgmmaPrefill && device.info().compute_capability != (9, 0) {
+            println!("{element:?}, {variant:?}: skipped: for compute capability 9.0 only");
+            continue;
+        }
+        let mut subject = subject(device, element, variant);
+        println!("{element:?}, {variant:?}, seed {}", args.seed);
+        let is_wanted = |name: &str| {
+            (args.only.is_empty() || args.only.iter().any(|start| name.starts_with(start)))
+                && variant.concerns(name)
+        };
         for (index, case) in cases().iter().enumerate().filter(|(_, case)| is_wanted(&case.to_string())) {
             match case.run(&mut subject, args.seed.wrapping_add(index as u64)) {
                 Ok(error) => println!("{case}: {error:.1e}"),
@@ -41,10 +48,35 @@ pub(crate) fn run(args: &ConformanceArgs) -> anyhow::Result<()> {
     if num_failed > 0 { Err(anyhow!("{num_failed} cases failed")) } else { Ok(()) }
 }
 
-fn subject(device: DriverDevice, element: Element, is_fp8: bool) -> Subject<CudaBackend<DriverDevice>> {
+/// What is run beside the plain backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Variant {
+    Plain,
+    Fp8Kv,
+    WgmmaPrefill,
+}
+
+impl Variant {
+    /// Whether a case can come out otherwise than on the plain backend.
+    fn concerns(self, case: &str) -> bool {
+        let starts: &[&str] = match self {
+            Variant::Plain => return true,
+            Variant::Fp8Kv => &["attention", "rope_store_kv", "kv_range", "copy_blocks"],
+            Variant::WgmmaPrefill => &["attention"],
+        };
+        starts.iter().any(|start| case.starts_with(start))
+    }
+}
+
+fn subject(device: DriverDevice, element: Element, variant: Variant) -> Subject<CudaBackend<DriverDevice>> {
     let backend = CudaBackend::new(device, element, LinearPolicy::Fastest);
+    let is_fp8 = variant == Variant::Fp8Kv;
     Subject {
-        backend: if is_fp8 { backend.with_fp8_kv() } else { backend },
+        backend: match variant {
+            Variant::Plain => backend,
+            Variant::Fp8Kv => backend.with_fp8_kv(),
+            Variant::WgmmaPrefill => backend.with_prefill(PrefillKernel::Wgmma),
+        },
         write: |backend, tensor, first_row, values| backend.write_tensor(tensor, first_row, values),
         read: |backend, tensor, num_rows| backend.read_tensor(tensor, num_rows),
         read_slot: |backend, kv, layer, slot| backend.read_slot(kv, layer, slot),

@@ -216,7 +216,7 @@ mod tests {
             batch.context_lens.push(*context_len);
         }
         let mut plan = AttentionPlan::default();
-        plan.make(&batch, max_splits);
+        plan.make(&batch, Cuts { max_splits, prefill: PrefillKernel::Mma });
         plan
     }
 

@@ -1,5 +1,7 @@
 //! [`CudaBackend`]: checks the shapes of an op, fills its parameters, launches its kernel.
 
+use std::path::PathBuf;
+
 use pagoda_backend::{
     Activation, AddRmsNorm, Backend, BackendError, BatchMetadata, BlockCopy, Embed, GatedActivation,
     GatherRows, GraphKey, HostMatrix, KvFormat, KvLayout, Linear, NonFiniteLogits, PagedAttention, RmsNorm,
@@ -13,19 +15,17 @@ use crate::e4m3;
 use crate::element::{Element, kernel};
 use crate::memory::{CudaKvCache, CudaRope, CudaTensor, CudaVector, Scratch, TensorKind};
 use crate::params::{
-    AddRmsNormParams, AttentionWork, BlockCopyEntry, CopyBlocksParams, DequantizeParams, EmbedParams,
-    GatedActivationParams, GatherRowsParams, LinearParams, PagedAttentionParams, Plain, RmsNormParams,
-    RopeStoreKvParams, WeightView, WgmmaPrefillParams, bytes_of,
+    AddRmsNormParams, AttentionWork, BlockCopyEntry, CopyBlocksParams, EmbedParams, GatedActivationParams,
+    GatherRowsParams, LinearParams, PagedAttentionParams, Plain, RmsNormParams, RopeStoreKvParams,
+    WgmmaPrefillParams, bytes_of,
 };
+use crate::product::{DenseProduct, panel_bytes};
+use crate::products::{ProductLibrary, Products};
 use crate::sampling::{CudaPending, SampleLists};
 use crate::weight::CudaWeight;
 
 /// Rows of x that `skinny_gemm` takes.
 const SKINNY_ROWS: usize = 16;
-/// Bytes of the place where block formats become dense before a GEMM.
-const PANEL_BYTES: usize = 32 << 20;
-/// Rows and columns of a tile of `gemm`.
-const GEMM_TILE: usize = 128;
 
 /// Bytes for the parts of attention outputs: steps with more splits launch the decode kernel more than once.
 const PARTIAL_BYTES: usize = 64 << 20;
@@ -33,7 +33,8 @@ const PARTIAL_BYTES: usize = 64 << 20;
 /// Which products may depend on how many rows are in the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinearPolicy {
-    /// The fastest kernel for the number of rows: a row's bits differ between batches of up to 16 rows and larger ones.
+    /// The fastest kernel for the number of rows: a row's bits differ between batches of up to 16 rows and larger ones, and
+    /// with a library of products also among those.
     Fastest,
     /// One kernel for every number of rows: a row's bits are the same alone and in company.
     Deterministic,
@@ -41,10 +42,10 @@ pub enum LinearPolicy {
 
 /// A device that speaks the op vocabulary.
 pub struct CudaBackend<D: Device> {
-    device: D,
-    element: Element,
+    pub(crate) device: D,
+    pub(crate) element: Element,
     kv_format: KvFormat,
-    policy: LinearPolicy,
+    pub(crate) policy: LinearPolicy,
     /// What was asked for, and what serves the cache that was allocated last.
     wanted_prefill: PrefillKernel,
     prefill: PrefillKernel,
@@ -55,7 +56,9 @@ pub struct CudaBackend<D: Device> {
     arrivals: Scratch<D::Memory>,
     rows: Scratch<D::Memory>,
     copies: Scratch<D::Memory>,
-    panel: Scratch<D::Memory>,
+    pub(crate) panel: Scratch<D::Memory>,
+    /// The library of dense products, if one is used.
+    pub(crate) products: Option<Products<D::Memory>>,
     /// The largest panel that a packed weight needs.
     panel_bytes: usize,
     /// Splits of one launch of the decode kernel.
@@ -79,6 +82,7 @@ impl<D: Device> CudaBackend<D> {
             rows: Scratch::new(0, "row indices"),
             copies: Scratch::new(0, "block copies"),
             panel: Scratch::new(0xFF, "a dequantised panel"),
+            products: None,
             panel_bytes: 0,
             max_splits: usize::MAX,
             samples: SampleLists::new(),
@@ -98,6 +102,25 @@ impl<D: Device> CudaBackend<D> {
     /// Asks for a prefill kernel, for caches that are allocated from now on; a device that cannot run it refuses the cache.
     pub fn with_prefill(self, kernel: PrefillKernel) -> Self {
         CudaBackend { wanted_prefill: kernel, ..self }
+    }
+
+    /// Has `library` compute dense products of more rows than `skinny_gemm` takes, unless the policy wants one kernel for all;
+    /// `cache` is the file in which the algorithms are kept that were measured. See [`CudaBackend::prove_products`].
+    pub fn with_products(self, library: Box<dyn ProductLibrary>, cache: Option<PathBuf>) -> Self {
+        CudaBackend { products: Some(Products::new(library, cache)), ..self }
+    }
+
+    /// Uses the library no more.
+    pub fn forget_products(&mut self) {
+        self.products = None;
+    }
+
+    /// Does something by kernels alone.
+    pub(crate) fn without_products<T>(&mut self, body: impl FnOnce(&mut Self) -> T) -> T {
+        let products = self.products.take();
+        let result = body(self);
+        self.products = products;
+        result
     }
 
     /// Writes rows from `first_row` on, rounded to what the matrix holds.
@@ -171,7 +194,7 @@ impl<D: Device> CudaBackend<D> {
         bytes.chunks_exact(2).map(|pair| self.element.decode([pair[0], pair[1]])).collect()
     }
 
-    fn launch<P: Plain>(
+    pub(crate) fn launch<P: Plain>(
         &mut self,
         kernel: &'static str,
         grid: [usize; 3],
@@ -185,42 +208,6 @@ impl<D: Device> CudaBackend<D> {
         let params = [params];
         self.device.launch(&Launch { kernel, grid, num_threads, shared_bytes, params: bytes_of(&params) })
     }
-
-    /// The product of a dense weight, by the tile kernel.
-    fn gemm(&mut self, params: LinearParams) -> Result<(), BackendError> {
-        let tiles = |rows: u32| (rows as usize).div_ceil(GEMM_TILE);
-        let grid = [tiles(params.weight.rows), tiles(params.num_rows), 1];
-        self.launch(kernel!(self.element, "gemm"), grid, (256, 3 * 2 * 128 * 40 * 2), params)
-    }
-
-    /// The product of a block-format weight with many rows: a panel of it becomes dense, then the tile kernel.
-    fn gemm_by_panels(&mut self, params: LinearParams) -> Result<(), BackendError> {
-        let WeightView { rows, cols, .. } = params.weight;
-        let panel_rows = panel_rows(cols as usize);
-        let num_bytes = panel_bytes(rows as usize, cols as usize);
-        let panel = self.panel.reserve(&mut self.device, num_bytes)?.address();
-        for first_row in (0..rows).step_by(panel_rows) {
-            let num_rows = (rows - first_row).min(panel_rows as u32);
-            let dequantize = DequantizeParams { weight: params.weight, out: panel, first_row, num_rows };
-            let num_blocks = (num_rows as usize * cols as usize).div_ceil(256 * 8);
-            self.launch(kernel!(self.element, "dequantize"), [num_blocks, 1, 1], (256, 0), dequantize)?;
-            let dense = WeightView { codes: panel, scales: 0, rows: num_rows, cols, format: 0, reserved: 0 };
-            let out_bytes = if params.out_is_f32 == 1 { 4 } else { 2 };
-            let bias = if params.bias == 0 { 0 } else { params.bias + u64::from(first_row) * 4 };
-            let out = params.out + u64::from(first_row) * out_bytes;
-            self.gemm(LinearParams { weight: dense, bias, out, ..params })?;
-        }
-        Ok(())
-    }
-}
-
-/// Rows of a weight that are dense at the same time.
-fn panel_rows(cols: usize) -> usize {
-    (PANEL_BYTES / (cols * 2) / GEMM_TILE * GEMM_TILE).max(GEMM_TILE)
-}
-
-fn panel_bytes(rows: usize, cols: usize) -> usize {
-    panel_rows(cols).min(rows) * cols * 2
 }
 
 impl<D: Device> Backend for CudaBackend<D> {
@@ -282,14 +269,22 @@ impl<D: Device> Backend for CudaBackend<D> {
     }
 
     fn upload_vector(&mut self, values: &[f32]) -> Result<Self::Vector, BackendError> {
-        let memory = self.device.alloc((values.len() * 4).max(1), 0, "a parameter vector")?;
+        let offset = CudaVector::<D::Memory>::elements_offset(values.len());
+        let mut elements = Vec::with_capacity(values.len() * 2);
+        self.element.encode(values.iter().copied(), &mut elements);
+        let memory = self.device.alloc((offset + elements.len()).max(1), 0, "a parameter vector")?;
         self.device.write(&memory, 0, bytes_of(values))?;
+        self.device.write(&memory, offset, &elements)?;
         Ok(CudaVector { memory, len: values.len() })
     }
 
     fn upload_rope(&mut self, table: &RopeTable) -> Result<Self::Rope, BackendError> {
-        let cos = self.upload_vector(&table.cos)?.memory;
-        let sin = self.upload_vector(&table.sin)?.memory;
+        let mut upload = |values: &[f32]| {
+            let memory = self.device.alloc((values.len() * 4).max(1), 0, "a rope table")?;
+            self.device.write(&memory, 0, bytes_of(values))?;
+            Ok(memory)
+        };
+        let (cos, sin) = (upload(&table.cos)?, upload(&table.sin)?);
         Ok(CudaRope { cos, sin, half: table.rotary_dim / 2 })
     }
 
@@ -317,6 +312,9 @@ impl<D: Device> Backend for CudaBackend<D> {
         self.copies.reserve(device, 2 * max_sequences * size_of::<BlockCopyEntry>())?;
         if self.panel_bytes > 0 {
             self.panel.reserve(device, self.panel_bytes)?;
+        }
+        if let Some(products) = &mut self.products {
+            products.reserve(device)?;
         }
         self.samples.reserve(device, limits)
     }
@@ -400,7 +398,12 @@ impl<D: Device> Backend for CudaBackend<D> {
             let grid = [weight.rows.div_ceil(16) * usize::from(num_rows > 0), 1, 1];
             return self.launch(kernel!(self.element, "skinny_gemm"), grid, (256, 8 * 16 * 16 * 4), params);
         }
-        if weight.is_dense() { self.gemm(params) } else { self.gemm_by_panels(params) }
+        let product = DenseProduct {
+            params,
+            bias_elements: op.bias.map_or(0, CudaVector::elements),
+            max_rows: op.x.max_rows().min(op.out.max_rows()) as u32,
+        };
+        if weight.is_dense() { self.gemm(product) } else { self.gemm_by_panels(product) }
     }
 
     fn rope_store_kv(&mut self, op: RopeStoreKv<'_, Self>) -> Result<(), BackendError> {

@@ -5,17 +5,20 @@
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::mem::MaybeUninit;
+use std::path::PathBuf;
 
 use cudarc::driver::result::stream::StreamKind;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUfunction_attribute_enum};
 use pagoda_backend::BackendError;
 
+use crate::cublaslt::CublasLt;
 use crate::device::{Device, Launch, Memory, TensorMap};
 use crate::fault::step_error;
 use crate::images::{image_of, images};
 use crate::pinned::{DriverReading, Event, Pinned, SEGMENT_BYTES, WriteRing};
 use crate::probe::{CudaUnavailable, DeviceInfo, driver_error, probe};
+use crate::queue::Queue;
 
 /// Columns and rows of a box that the copy engine fetches: `BOX_COLS`, `BOX_ROWS` of kernels/include/hopper.cuh.
 const BOX: [u32; 2] = [64, 16];
@@ -90,6 +93,12 @@ impl DriverDevice {
     /// The `N` of `cuda:N`.
     pub fn ordinal(&self) -> i32 {
         self.info.ordinal
+    }
+
+    /// NVIDIA's library of products on this device's queue: the first of `files` that can be loaded, or what the system's loader
+    /// finds. Says why there is none.
+    pub fn open_products(&self, files: &[PathBuf]) -> Result<CublasLt, String> {
+        CublasLt::open(files, Queue { context: self.context, stream: self.stream }, &self.info.name)
     }
 
     /// Bytes of its memory that nobody has taken.

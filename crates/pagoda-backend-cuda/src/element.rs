@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use pagoda_backend::KvFormat;
 
 /// How activations and KV are stored. Sums are f32 everywhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Element {
     /// 8 bits of exponent, 7 of fraction: no overflow that f32 has not.
     Bf16,

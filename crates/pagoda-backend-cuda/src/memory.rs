@@ -44,8 +44,21 @@ impl<M: Memory> CudaTensor<M> {
 
 /// A vector of f32 parameters.
 pub struct CudaVector<M> {
+    /// The numbers, and behind them the same as the element type: a bias as the library of products wants it.
     pub(crate) memory: M,
     pub(crate) len: usize,
+}
+
+impl<M: Memory> CudaVector<M> {
+    /// Address of the numbers as the element type.
+    pub(crate) fn elements(&self) -> Pointer {
+        self.memory.address() + Self::elements_offset(self.len) as u64
+    }
+
+    /// Aligned as an allocation is.
+    pub(crate) fn elements_offset(len: usize) -> usize {
+        (len * 4).next_multiple_of(256)
+    }
 }
 
 /// Cosines and sines by position.

@@ -6,6 +6,8 @@
 mod compile;
 mod device;
 mod library;
+mod products;
 
 pub use compile::{Sanitize, compile_all, compile_one};
 pub use device::{HostDevice, HostGraph, HostMemory, Order};
+pub use products::{Fault, HostProducts};

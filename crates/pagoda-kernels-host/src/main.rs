@@ -3,12 +3,14 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
 use pagoda_backend_cuda::{CudaBackend, E4M3_TOLERANCE, Element, LinearPolicy, PrefillKernel, round_e4m3};
 use pagoda_conformance::{Case, Subject, cases};
-use pagoda_kernels_host::{HostDevice, Order};
+use pagoda_kernels_host::{Fault, HostDevice, HostProducts, Order};
 
 /// Runs cases of the table; prints one line for each; fails if one does.
 #[derive(Parser)]
@@ -38,6 +40,17 @@ struct Cli {
     /// One kernel for all numbers of rows.
     #[arg(long)]
     deterministic: bool,
+    /// Products of many rows by a library, and what it gets wrong.
+    #[arg(long, value_enum)]
+    products: Option<Libraries>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Libraries {
+    Right,
+    NoBias,
+    Transposed,
+    LastRow,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -64,6 +77,16 @@ fn main() -> ExitCode {
         cli.only.is_empty() || cli.only.iter().any(|start| case.to_string().starts_with(start.as_str()))
     };
     let mut subject = subject(&cli);
+    let num_products = Arc::new(AtomicUsize::new(0));
+    if let Some(library) = cli.products {
+        let library = HostProducts::new(fault(library), Arc::clone(&num_products));
+        subject.backend = subject.backend.with_products(Box::new(library), None);
+        if let Err(why) = subject.backend.prove_products() {
+            eprintln!("the library is not used: {why}");
+            return ExitCode::FAILURE;
+        }
+        num_products.store(0, Ordering::Relaxed);
+    }
     let (mut num_run, mut num_failed) = (0, 0);
     for (index, case) in cases().iter().filter(|case| is_wanted(case)).enumerate() {
         if index % num_parts != part {
@@ -84,7 +107,21 @@ fn main() -> ExitCode {
         }
     }
     eprintln!("{num_run} cases, {num_failed} failed");
+    if cli.products.is_some() {
+        let num_products = num_products.load(Ordering::Relaxed);
+        eprintln!("{num_products} products by the library");
+        num_failed += usize::from((num_products == 0) != cli.deterministic);
+    }
     if num_run > 0 && num_failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn fault(library: Libraries) -> Fault {
+    match library {
+        Libraries::Right => Fault::None,
+        Libraries::NoBias => Fault::NoBias,
+        Libraries::Transposed => Fault::Transposed,
+        Libraries::LastRow => Fault::LastRow,
+    }
 }
 
 fn subject(cli: &Cli) -> Subject<Backend> {

@@ -242,7 +242,9 @@ template <class T, class Kv, uint32_t HEAD_DIM>
 __device__ void paged_attention_decode(const PagedAttentionParams& params) {
     auto& shared = shared_memory<Shared<T, Kv, HEAD_DIM>>();
     const Split split = locate_split(params);
-    if (split.index < split.first_index) return;  // out of the window
+    // Out of the window before its first split, or behind its last one: the padding of a captured launch. One comparison, since a
+    // second one spills registers at head_dim 64 on sm_80.
+    if (split.index - split.first_index >= split.end_index - split.first_index) return;
     load_query<T, Kv, HEAD_DIM>(params, split, shared);
     __syncthreads();
     RowState<HEAD_DIM> state;

@@ -276,7 +276,7 @@ impl Backend for CpuBackend {
     fn run(
         &mut self,
         _key: GraphKey,
-        body: impl FnOnce(&mut Self) -> Result<(), BackendError>,
+        mut body: impl FnMut(&mut Self) -> Result<(), BackendError>,
     ) -> Result<(), BackendError> {
         body(self)
     }

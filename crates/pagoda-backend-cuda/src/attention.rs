@@ -8,7 +8,7 @@ use std::ops::Range;
 use pagoda_backend::{BatchMetadata, HeadLayout, KvFormat};
 
 use crate::element::{Element, kernel};
-use crate::params::AttentionWork;
+use crate::params::{AttentionWork, NONE};
 
 /// Head dimensions that the kernels are compiled for.
 pub(crate) const HEAD_DIMS: [usize; 4] = [64, 96, 128, 256];
@@ -18,6 +18,8 @@ const SPLIT_KEYS: u32 = 256;
 const DECODE_HEADS: usize = 16;
 /// `PREFILL_ROWS` of the header.
 const TILE_ROWS: u32 = 64;
+/// Work that a thread block leaves at once: a split behind the sequence's last.
+const PADDING: AttentionWork = AttentionWork { sequence: 0, index: NONE };
 /// `WGMMA_PREFILL_ROWS` of the header.
 const WGMMA_TILE_ROWS: u32 = 128;
 
@@ -91,12 +93,31 @@ impl AttentionPlan {
                 _ => self.prefill.extend((0..query_len.div_ceil(tile_rows)).map(work)),
             }
         }
+        self.pad_decode(cuts.max_splits);
         let last_key = |work: &AttentionWork| {
             let sequence = work.sequence as usize;
             let query_len = batch.query_start_loc[sequence + 1] - batch.query_start_loc[sequence];
             batch.context_lens[sequence] - query_len + (work.index + 1) * tile_rows
         };
         self.prefill.sort_unstable_by_key(|work| (u32::MAX - last_key(work), work.sequence, work.index));
+    }
+
+    /// Fills a batch of sequences with one row each up to a power of two, so that few captures serve every context length.
+    fn pad_decode(&mut self, max_splits: usize) {
+        let [launch] = &mut self.decode_launches[..] else { return };
+        let num_splits = launch.len().next_power_of_two().min(max_splits);
+        if self.prefill.is_empty() {
+            self.decode.resize(num_splits, PADDING);
+            launch.end = num_splits;
+        }
+    }
+
+    /// Splits of the one decode launch, if the batch is nothing else.
+    pub(crate) fn captured_splits(&self) -> Option<usize> {
+        match &self.decode_launches[..] {
+            [launch] if self.prefill.is_empty() => Some(launch.len()),
+            _ => None,
+        }
     }
 
     fn add_to_launch(&mut self, splits: Range<usize>, max_splits: usize) {
@@ -226,7 +247,18 @@ mod tests {
         let sequences = [(1, 256), (1, 513), (1, 512), (5, 300), (1, 1000)];
         assert_eq!(plan(&sequences, 4).decode_launches, [0..4, 4..6, 6..10]);
         assert_eq!(plan(&sequences, 100).decode_launches, [0..10]);
+        assert_eq!(plan(&sequences, 100).captured_splits(), None);
         assert_eq!(plan(&sequences, 100).prefill.len(), 1);
         assert!(plan(&[(7, 7)], 4).decode_launches.is_empty());
+    }
+
+    #[test]
+    fn a_batch_of_single_rows_is_filled_up_with_work_that_is_none() {
+        let sequences = [(1, 256), (1, 513), (1, 257)];
+        let padded = plan(&sequences, 100);
+        assert_eq!((padded.decode.len(), padded.captured_splits()), (8, Some(8)));
+        assert_eq!(padded.decode.iter().filter(|work| work.index == PADDING.index).count(), 2);
+        assert_eq!(plan(&sequences, 7).captured_splits(), Some(7));
+        assert_eq!(plan(&sequences, 4).captured_splits(), None);
     }
 }

@@ -13,10 +13,11 @@ use crate::batch::CudaBatch;
 use crate::device::{Device, Launch, Memory};
 use crate::e4m3;
 use crate::element::{Element, kernel};
+use crate::graphs::{CaptureKey, Graphs, ScratchPlaces, Turn};
 use crate::memory::{CudaKvCache, CudaRope, CudaTensor, CudaVector, Scratch, TensorKind};
 use crate::params::{
     AddRmsNormParams, AttentionWork, BlockCopyEntry, CopyBlocksParams, EmbedParams, GatedActivationParams,
-    GatherRowsParams, LinearParams, PagedAttentionParams, Plain, RmsNormParams, RopeStoreKvParams,
+    GatherRowsParams, LinearParams, PagedAttentionParams, Plain, Pointer, RmsNormParams, RopeStoreKvParams,
     WgmmaPrefillParams, bytes_of,
 };
 use crate::product::{DenseProduct, panel_bytes};
@@ -29,6 +30,9 @@ const SKINNY_ROWS: usize = 16;
 
 /// Bytes for the parts of attention outputs: steps with more splits launch the decode kernel more than once.
 const PARTIAL_BYTES: usize = 64 << 20;
+
+/// Steps of more rows than this are not captured: their launches are a small part of their time.
+const MAX_CAPTURED_ROWS: usize = 256;
 
 /// Which products may depend on how many rows are in the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +68,11 @@ pub struct CudaBackend<D: Device> {
     /// Splits of one launch of the decode kernel.
     max_splits: usize,
     samples: SampleLists<D::Memory>,
+    /// Whether forward passes are captured.
+    has_graphs: bool,
+    graphs: Graphs<D::Graph>,
+    /// Of the batch uploaded last, if its forward pass may be captured: where it lies, and the splits of its one launch.
+    capturable: Option<(Pointer, usize)>,
 }
 
 impl<D: Device> CudaBackend<D> {
@@ -86,6 +95,9 @@ impl<D: Device> CudaBackend<D> {
             panel_bytes: 0,
             max_splits: usize::MAX,
             samples: SampleLists::new(),
+            has_graphs: true,
+            graphs: Graphs::default(),
+            capturable: None,
         }
     }
 
@@ -192,6 +204,33 @@ impl<D: Device> CudaBackend<D> {
         }
         let bytes = &tile[offset * head_dim * 2..][..head_dim * 2];
         bytes.chunks_exact(2).map(|pair| self.element.decode([pair[0], pair[1]])).collect()
+    }
+
+    /// Launches every kernel of every step by itself.
+    pub fn without_graphs(self) -> Self {
+        CudaBackend { has_graphs: false, ..self }
+    }
+
+    /// The launches of a body, none of which has run.
+    fn capture(
+        &mut self,
+        body: &mut impl FnMut(&mut Self) -> Result<(), BackendError>,
+    ) -> Result<D::Graph, BackendError> {
+        self.device.begin_capture()?;
+        let captured = body(self);
+        // Always, so that the stream is not left capturing.
+        let graph = self.device.end_capture();
+        captured.and(graph)
+    }
+
+    fn scratch_places(&self) -> ScratchPlaces {
+        [
+            self.partial_out.address(),
+            self.partial_stats.address(),
+            self.arrivals.address(),
+            self.panel.address(),
+            self.samples.last_samples.address(),
+        ]
     }
 
     pub(crate) fn launch<P: Plain>(
@@ -329,15 +368,48 @@ impl<D: Device> Backend for CudaBackend<D> {
         metadata: &mut BatchMetadata,
     ) -> Result<(), BackendError> {
         let cuts = Cuts { max_splits: self.max_splits, prefill: self.prefill };
-        batch.upload(&mut self.device, metadata, cuts)
+        batch.upload(&mut self.device, metadata, cuts)?;
+        let address = batch.input_tokens.address();
+        self.capturable = batch.plan.captured_splits().map(|num_splits| (address, num_splits));
+        Ok(())
+    }
+
+    fn padded_rows(&self, num_rows: usize) -> Option<usize> {
+        match num_rows {
+            _ if !self.has_graphs => None,
+            // On the same side of `SKINNY_ROWS` as the rows themselves.
+            0..=SKINNY_ROWS => Some(num_rows.next_power_of_two()),
+            _ if num_rows <= MAX_CAPTURED_ROWS => Some(num_rows.next_multiple_of(16)),
+            _ => None,
+        }
     }
 
     fn run(
         &mut self,
-        _key: GraphKey,
-        body: impl FnOnce(&mut Self) -> Result<(), BackendError>,
+        key: GraphKey,
+        mut body: impl FnMut(&mut Self) -> Result<(), BackendError>,
     ) -> Result<(), BackendError> {
-        body(self)
+        let (true, Some((batch, num_splits)), 1..) = (self.has_graphs, self.capturable, key.num_rows) else {
+            return body(self);
+        };
+        let key = CaptureKey { key, batch, num_splits };
+        match self.graphs.next(key, self.scratch_places()) {
+            Turn::Run => body(self),
+            Turn::Replay(graph) => self.device.replay(graph),
+            Turn::Capture => match self.capture(&mut body) {
+                Ok(graph) => {
+                    self.device.replay(&graph)?;
+                    self.graphs.insert(key, graph);
+                    Ok(())
+                }
+                Err(BackendError::Refused(_) | BackendError::OutOfMemory { .. }) => {
+                    // Nothing has run. Steps go on as single launches, which is slower and nothing else.
+                    self.has_graphs = false;
+                    body(self)
+                }
+                Err(error) => Err(error),
+            },
+        }
     }
 
     fn embed(&mut self, op: Embed<'_, Self>) -> Result<(), BackendError> {

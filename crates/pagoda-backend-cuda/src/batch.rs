@@ -67,8 +67,11 @@ impl<M: Memory> CudaBatch<M> {
             context_lens: numbers(max_sequences)?,
             block_tables: numbers(max_table_len)?,
             block_table_starts: numbers(max_sequences + 1)?,
-            // A split has at least one block of the table to itself.
-            decode_work: Section::new::<D, AttentionWork>(device, max_table_len + max_sequences)?,
+            // A split has at least one block of the table to itself; a power of two, as the plan's padding.
+            decode_work: Section::new::<D, AttentionWork>(
+                device,
+                (max_table_len + max_sequences).next_power_of_two(),
+            )?,
             prefill_work: Section::new::<D, AttentionWork>(device, max_tokens)?,
         })
     }

@@ -9,14 +9,19 @@ use cudarc::driver::sys::CUresult;
 use pagoda_backend::BackendError;
 
 /// Refusals, after which the device works on.
-const REFUSALS: [CUresult; 8] = [
+const REFUSALS: [CUresult; 13] = [
     CUresult::CUDA_ERROR_OUT_OF_MEMORY,
     CUresult::CUDA_ERROR_INVALID_VALUE,
     CUresult::CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES,
     CUresult::CUDA_ERROR_NOT_SUPPORTED,
     CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,
     CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED,
+    CUresult::CUDA_ERROR_STREAM_CAPTURE_MERGE,
+    CUresult::CUDA_ERROR_STREAM_CAPTURE_UNMATCHED,
+    CUresult::CUDA_ERROR_STREAM_CAPTURE_UNJOINED,
     CUresult::CUDA_ERROR_STREAM_CAPTURE_ISOLATION,
+    CUresult::CUDA_ERROR_STREAM_CAPTURE_IMPLICIT,
+    CUresult::CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD,
     CUresult::CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE,
 ];
 
@@ -34,7 +39,7 @@ mod tests {
     #[test]
     fn a_fault_in_a_kernel_is_fatal_and_a_refusal_is_not() {
         let refusals = REFUSALS.map(|refusal| matches!(classify(refusal), BackendError::Refused(_)));
-        assert_eq!(refusals, [true; 8]);
+        assert_eq!(refusals, [true; 13]);
         for sticky in [
             CUresult::CUDA_ERROR_ILLEGAL_ADDRESS,
             CUresult::CUDA_ERROR_LAUNCH_FAILED,

@@ -19,6 +19,7 @@ mod driver;
 mod e4m3;
 mod element;
 mod fault;
+mod graphs;
 mod images;
 mod memory;
 mod meter;

@@ -121,6 +121,11 @@ impl<M: Memory> Scratch<M> {
         Scratch { memory: None, fill, what }
     }
 
+    /// Where it lies now; 0 if it has not been needed.
+    pub(crate) fn address(&self) -> Pointer {
+        self.memory.as_ref().map_or(0, Memory::address)
+    }
+
     /// At least `num_bytes` (and at least one).
     pub(crate) fn reserve<D: Device<Memory = M>>(
         &mut self,

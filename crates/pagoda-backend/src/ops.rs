@@ -75,11 +75,12 @@ pub trait Backend: Sized + Send + 'static {
     fn padded_rows(&self, _num_rows: usize) -> Option<usize> {
         None
     }
-    /// Runs `body`; a device with graphs captures it at the first call with this key and replays it afterwards.
+    /// Runs `body`; a device with graphs captures it at one of the first calls with this key and replays it afterwards. Bodies of one
+    /// key are the same: it may run once more than it is called for.
     fn run(
         &mut self,
         key: GraphKey,
-        body: impl FnOnce(&mut Self) -> Result<(), BackendError>,
+        body: impl FnMut(&mut Self) -> Result<(), BackendError>,
     ) -> Result<(), BackendError>;
 
     /// `out[r] = table[token[r]] * scale`

@@ -90,7 +90,9 @@ impl<B: Backend> ModelRunner<B> {
             num_kv_heads: model.num_kv_heads,
             head_dim: model.head_dim,
         })?;
-        let max_table_len = config.max_num_seqs * config.max_model_len.div_ceil(config.block_size);
+        // A table of padding has one entry.
+        let table_len = config.max_model_len.div_ceil(config.block_size).max(1);
+        let max_table_len = config.max_num_seqs * table_len;
         let batch = backend.alloc_batch(config.max_num_batched_tokens, config.max_num_seqs, max_table_len)?;
         backend.reserve(&StepLimits {
             max_tokens: config.max_num_batched_tokens,
@@ -146,7 +148,8 @@ impl<B: Backend> ModelRunner<B> {
         self.backend.copy_blocks(&mut self.kv, &self.copies)
     }
 
-    fn upload_batch(&mut self, input: &BatchInput) -> Result<(), StepError> {
+    /// The answer is how many rows the step has on the device, for a step that may be captured: those of the plan, and padding.
+    fn upload_batch(&mut self, input: &BatchInput) -> Result<Option<usize>, StepError> {
         self.check_limits(input)?;
         let num_last = self.steps.num_last_samples();
         let metadata = &mut self.metadata;
@@ -165,7 +168,20 @@ impl<B: Backend> ModelRunner<B> {
         refill(&mut metadata.context_lens, input.context_lens.iter().copied());
         refill(&mut metadata.block_tables, input.block_tables.iter().map(|block| block.0));
         refill(&mut metadata.block_table_starts, input.block_table_starts.iter().copied());
-        Ok(self.backend.upload_batch(&mut self.batch, metadata)?)
+        let padded_rows = self.padded_rows(input);
+        pad(&mut self.metadata, padded_rows.unwrap_or(0));
+        self.backend.upload_batch(&mut self.batch, &mut self.metadata)?;
+        Ok(padded_rows)
+    }
+
+    /// Where every sequence has one row, and the limits have room for the padding.
+    fn padded_rows(&self, input: &BatchInput) -> Option<usize> {
+        let num_rows = input.num_tokens();
+        if input.num_sequences() != num_rows {
+            return None;
+        }
+        let limit = self.config.max_num_seqs.min(self.config.max_num_batched_tokens);
+        self.backend.padded_rows(num_rows).map(|rows| rows.min(limit)).filter(|&rows| rows >= num_rows)
     }
 
     /// The scheduler keeps to these limits; a plan beyond them would write outside of the buffers.
@@ -188,9 +204,10 @@ impl<B: Backend> ModelRunner<B> {
         if num_rows == 0 {
             return Ok(());
         }
-        self.upload_batch(&plan.batch)?;
+        let padded_rows = self.upload_batch(&plan.batch)?;
+        let num_rows = padded_rows.unwrap_or(num_rows);
         let ModelRunner { backend, decoder, workspace, kv, batch, .. } = self;
-        backend.run(GraphKey { name: "forward", num_rows: 0 }, |backend| {
+        backend.run(GraphKey { name: "forward", num_rows: padded_rows.unwrap_or(0) }, |backend| {
             decoder.forward(backend, StepInput { batch, num_rows, kv }, workspace)
         })?;
         self.sample(plan, pending)
@@ -247,6 +264,19 @@ impl<B: Backend> Executor for ModelRunner<B> {
 
     fn wait(&mut self, ticket: StepTicket) -> Result<StepOutput<Self::Extra>, ExecutorError> {
         self.steps.finish(ticket, &mut self.backend)
+    }
+}
+
+/// Adds sequences of one token up to so many rows. They write to slot 0 and read it: block 0 is nobody's.
+fn pad(metadata: &mut BatchMetadata, num_rows: usize) {
+    while metadata.num_tokens() < num_rows {
+        metadata.input_tokens.push(InputToken::Known(0));
+        metadata.positions.push(0);
+        metadata.slot_mapping.push(0);
+        metadata.query_start_loc.push(metadata.num_tokens() as u32);
+        metadata.context_lens.push(1);
+        metadata.block_tables.push(0);
+        metadata.block_table_starts.push(metadata.block_tables.len() as u32);
     }
 }
 

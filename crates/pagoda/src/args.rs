@@ -100,6 +100,9 @@ pub(crate) struct ModelArgs {
     /// How a GPU keeps K and V: auto is the activations' type, fp8 is e4m3 with a scale per head and token, in half the bytes.
     #[arg(long, default_value = "auto", value_parser = ["auto", "fp8"])]
     pub(crate) kv_cache_dtype: String,
+    /// On a GPU: launch every kernel by itself instead of whole decode steps as CUDA graphs.
+    #[arg(long)]
+    pub(crate) no_cuda_graphs: bool,
     /// Do not share the KV of equal prompt beginnings.
     #[arg(long)]
     pub(crate) no_prefix_caching: bool,

@@ -12,7 +12,7 @@ use pagoda_model::{Checkpoint, RunnerConfig};
 use pagoda_server::{ApiKeys, AutoToolChoice, ServerConfig};
 
 use crate::args::{ModelArgs, ServeArgs};
-use crate::device::{DeviceConfig, DeviceKind, DeviceMemory};
+use crate::device::{DeviceConfig, DeviceKind, DeviceMemory, GpuOptions};
 use crate::kv_pool::KvPool;
 
 /// A context window below this is of no use to anyone: the start is refused.
@@ -114,7 +114,7 @@ impl DeviceConfig {
             choice: args.device,
             cpu: CpuOptions { num_threads: num_threads(args)?, isa: isa(args)? },
             arithmetic: if args.cpu_arithmetic == "int16" { Arithmetic::Int16 } else { Arithmetic::F32 },
-            is_fp8_kv: args.kv_cache_dtype == "fp8",
+            gpu: GpuOptions { is_fp8_kv: args.kv_cache_dtype == "fp8", has_graphs: !args.no_cuda_graphs },
         })
     }
 }

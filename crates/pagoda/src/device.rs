@@ -60,8 +60,17 @@ pub(crate) struct DeviceConfig {
     pub(crate) cpu: CpuOptions,
     /// How the CPU multiplies quantised weights.
     pub(crate) arithmetic: Arithmetic,
-    /// Whether a GPU keeps K and V in eight bits.
+    /// How it works, if it is a GPU.
+    pub(crate) gpu: GpuOptions,
+}
+
+/// How a GPU works.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GpuOptions {
+    /// K and V in eight bits.
     pub(crate) is_fp8_kv: bool,
+    /// Decode steps as CUDA graphs.
+    pub(crate) has_graphs: bool,
 }
 
 /// Whose memory it is.
@@ -97,10 +106,10 @@ impl Device {
     pub(crate) fn open(config: &DeviceConfig) -> anyhow::Result<Self> {
         match config.choice {
             DeviceChoice::Cpu => Self::open_cpu(config),
-            DeviceChoice::Cuda(ordinal) => open_cuda(ordinal, config.is_fp8_kv).map_err(|why| {
+            DeviceChoice::Cuda(ordinal) => open_cuda(ordinal, config.gpu).map_err(|why| {
                 anyhow!("--device {}: {why} (--device cpu serves without a GPU)", config.choice)
             }),
-            DeviceChoice::Auto => open_cuda(0, config.is_fp8_kv).or_else(|why| {
+            DeviceChoice::Auto => open_cuda(0, config.gpu).or_else(|why| {
                 tracing::info!("no GPU to run on, the CPU does the work: {why}");
                 Self::open_cpu(config)
             }),
@@ -108,7 +117,7 @@ impl Device {
     }
 
     fn open_cpu(config: &DeviceConfig) -> anyhow::Result<Self> {
-        if config.is_fp8_kv {
+        if config.gpu.is_fp8_kv {
             bail!("--kv-cache-dtype fp8: the CPU keeps K and V as f32 (auto)");
         }
         let backend = CpuBackend::new(config.cpu).context("starting the CPU backend")?;
@@ -145,15 +154,16 @@ impl Device {
     }
 }
 
-fn open_cuda(ordinal: i32, is_fp8_kv: bool) -> Result<Device, CudaUnavailable> {
+fn open_cuda(ordinal: i32, options: GpuOptions) -> Result<Device, CudaUnavailable> {
     let device = DriverDevice::open(ordinal)?;
-    Ok(Device::Cuda(Box::new(gpu_backend(device, is_fp8_kv))))
+    Ok(Device::Cuda(Box::new(gpu_backend(device, options))))
 }
 
 /// How a GPU works, whichever it is.
-fn gpu_backend<D: CudaDevice>(device: D, is_fp8_kv: bool) -> CudaBackend<D> {
+fn gpu_backend<D: CudaDevice>(device: D, options: GpuOptions) -> CudaBackend<D> {
     let backend = CudaBackend::new(device, Element::Bf16, LinearPolicy::Fastest);
-    if is_fp8_kv { backend.with_fp8_kv() } else { backend }
+    let backend = if options.is_fp8_kv { backend.with_fp8_kv() } else { backend };
+    if options.has_graphs { backend } else { backend.without_graphs() }
 }
 
 /// What a load would take of a GPU. Needs none.
@@ -162,7 +172,8 @@ pub(crate) fn measure_on_gpu(
     config: &RunnerConfig,
     kv_format: KvFormat,
 ) -> anyhow::Result<MemoryBudget> {
-    let backend = gpu_backend(MeterDevice::default(), kv_format == KvFormat::E4m3);
+    let options = GpuOptions { is_fp8_kv: kv_format == KvFormat::E4m3, has_graphs: true };
+    let backend = gpu_backend(MeterDevice::default(), options);
     let measured = MemoryBudget::measure(checkpoint, backend, config);
     measured.context("on the GPU (--device cpu serves without it)")
 }

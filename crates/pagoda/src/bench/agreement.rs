@@ -15,7 +15,7 @@ use super::python_random::PythonRandom;
 use super::results::Results;
 use crate::args::{BenchAgreementArgs, LoadFormat, ModelArgs};
 use crate::config::{Config, served_name};
-use crate::device::{Device, DeviceChoice, DeviceConfig};
+use crate::device::{Device, DeviceChoice, DeviceConfig, GpuOptions};
 use crate::{environment, serve, text};
 
 /// English prose with numbers and tables in it.
@@ -50,7 +50,7 @@ pub(crate) fn run(args: &BenchAgreementArgs) -> anyhow::Result<()> {
     let exact = DeviceConfig {
         choice: DeviceChoice::Cpu,
         arithmetic: pagoda_backend_cpu::Arithmetic::F32,
-        is_fp8_kv: false,
+        gpu: GpuOptions { is_fp8_kv: false, ..subject.gpu },
         ..subject
     };
     let (_, expected) = logprobs(&args.model, &checkpoint, Device::open(&exact)?, &windows)?;

@@ -20,7 +20,7 @@ use super::results::Results;
 use super::roof::Probe;
 use super::subject::{Effort, Subject};
 use crate::args::BenchKernelsArgs;
-use crate::device::{Device, DeviceConfig};
+use crate::device::{Device, DeviceConfig, GpuOptions};
 
 /// Bytes of an activation on a GPU and on the CPU.
 const GPU_ELEMENT_BYTES: usize = 2;
@@ -33,7 +33,7 @@ pub(crate) fn run(args: &BenchKernelsArgs) -> anyhow::Result<()> {
         choice: args.device,
         cpu: CpuOptions { num_threads, isa: None },
         arithmetic: pagoda_backend_cpu::Arithmetic::F32,
-        is_fp8_kv: false,
+        gpu: GpuOptions { is_fp8_kv: false, has_graphs: true },
     };
     let mut device = Device::open(&config)?;
     let is_gpu = matches!(device, Device::Cuda(_));

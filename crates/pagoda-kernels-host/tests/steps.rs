@@ -1,0 +1,243 @@
+//! A whole model through engine, runner, backend and kernels, on the host: two steps in flight give the tokens of one, no step
+//! allocates, the memory is known before the load, and a fault ends what it must and nothing else.
+
+#[path = "support/faulty.rs"]
+mod faulty;
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
+
+use faulty::{Commands, Faulty};
+use pagoda_backend::BackendError;
+use pagoda_backend_cuda::{CudaBackend, Element, LinearPolicy, MeterDevice};
+use pagoda_engine::{
+    Engine, EngineConfig, EngineEvent, PipelineDepth, Request, RequestError, RequestEvent, RequestId,
+    SamplingParams, StepOutcome, StopCriteria,
+};
+use pagoda_kernels_host::{HostDevice, Order, Sanitize, compile_all};
+use pagoda_model::{Checkpoint, MemoryBudget, ModelRunner, RunnerConfig};
+
+type Runner = ModelRunner<CudaBackend<Faulty<HostDevice>>>;
+
+/// The smallest shape that the kernels have. Steps have at most 16 rows, so that every product is one of `skinny_gemm`: its rows do
+/// not depend on each other, and its emulation is the faster one.
+const CONFIG: &str = r#"{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 128,
+    "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+    "head_dim": 64, "vocab_size": 320, "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+    "tie_word_embeddings": true, "hidden_act": "silu", "torch_dtype": "bfloat16", "bos_token_id": 1, "eos_token_id": 2}"#;
+
+const LIMITS: RunnerConfig = RunnerConfig {
+    block_size: 16,
+    num_blocks: 64,
+    max_num_seqs: 8,
+    max_num_batched_tokens: 16,
+    max_model_len: 320,
+};
+
+/// Compiled once for all tests of this program.
+static KERNELS: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
+    if !support::can_run_here() {
+        return None;
+    }
+    // The folder of the real model's test: test programs run one after the other.
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("simt-model");
+    compile_all(&support::kernels(), &folder, Sanitize::No)
+        .unwrap_or_else(|error| panic!("g++ failed:\n{error}"));
+    Some(folder)
+});
+
+/// A device of its own; `None` where the kernels cannot be compiled.
+fn host() -> Option<HostDevice> {
+    let folder = KERNELS.as_ref()?;
+    Some(HostDevice::new(folder, Order::Forward).unwrap_or_else(|why| panic!("{why}")))
+}
+
+fn checkpoint() -> Checkpoint {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("config.json");
+    std::fs::write(&file, CONFIG).expect("a file");
+    Checkpoint::open_dummy(&file, 7).expect("a known shape")
+}
+
+fn backend(commands: &Commands, device: HostDevice) -> CudaBackend<Faulty<HostDevice>> {
+    CudaBackend::new(Faulty::new(device, commands), Element::Bf16, LinearPolicy::Fastest)
+}
+
+fn engine(commands: &Commands, device: HostDevice, pipeline_depth: PipelineDepth) -> Engine<Runner> {
+    engine_over(backend(commands, device), pipeline_depth)
+}
+
+fn engine_over(backend: CudaBackend<Faulty<HostDevice>>, pipeline_depth: PipelineDepth) -> Engine<Runner> {
+    let runner = ModelRunner::load(&checkpoint(), backend, LIMITS).expect("the model loads");
+    let config = EngineConfig {
+        block_size: LIMITS.block_size,
+        num_blocks: LIMITS.num_blocks,
+        max_num_seqs: LIMITS.max_num_seqs,
+        max_num_batched_tokens: LIMITS.max_num_batched_tokens,
+        max_model_len: LIMITS.max_model_len,
+        watermark_blocks: 1,
+        pipeline_depth,
+        ..EngineConfig::default()
+    };
+    Engine::new(config, runner).expect("a valid configuration")
+}
+
+fn request(prompt_len: u32, max_tokens: u32, sampling: SamplingParams) -> Request {
+    Request {
+        prompt: (0..prompt_len).map(|i| 3 + (i * 31 + prompt_len) % 300).collect(),
+        sampling: Arc::new(sampling),
+        stop: StopCriteria { max_tokens, ..StopCriteria::default() },
+        num_sequences: 1,
+        priority: 0,
+        cache_salt: Default::default(),
+        prompt_logprobs: None,
+        constraint: None,
+    }
+}
+
+/// A few of every kind; three of them decode together for most of the time.
+fn requests() -> Vec<Request> {
+    let drawn = SamplingParams { temperature: 0.8, seed: 5, ..SamplingParams::greedy() };
+    let penalised = SamplingParams { repetition_penalty: 1.3, presence_penalty: 0.5, ..drawn.clone() };
+    vec![
+        request(5, 12, SamplingParams::greedy()),
+        request(21, 9, penalised),
+        Request { num_sequences: 2, ..request(3, 8, drawn) },
+        request(1, 1, SamplingParams::greedy()),
+    ]
+}
+
+/// What a request came to: tokens by sample, or why it failed.
+type Answer = Result<Vec<(u32, u32)>, RequestError>;
+
+fn run(engine: &mut Engine<Runner>, first_id: u64, requests: Vec<Request>) -> Vec<Answer> {
+    let mut answers: Vec<Answer> = requests.iter().map(|_| Ok(Vec::new())).collect();
+    for (request, id) in requests.into_iter().zip(first_id..) {
+        engine.add_request(RequestId(id), request).expect("the request fits");
+    }
+    loop {
+        let outcome = engine.step();
+        for event in engine.take_events() {
+            let EngineEvent::Request(id, event) = event else { continue };
+            let answer = &mut answers[(id.0 - first_id) as usize];
+            match (event, answer.as_mut()) {
+                (RequestEvent::Token(event), Ok(tokens)) => tokens.push((event.sample_index, event.token)),
+                (RequestEvent::Failed(error), _) => *answer = Err(error),
+                _ => {}
+            }
+        }
+        if outcome != StepOutcome::Progressed {
+            break;
+        }
+    }
+    for tokens in answers.iter_mut().flatten() {
+        // Siblings' tokens may come in any order.
+        tokens.sort_by_key(|(sample_index, _)| *sample_index);
+    }
+    answers
+}
+
+#[test]
+fn two_steps_in_flight_give_the_tokens_of_one_and_no_step_allocates() {
+    let (Some(one), Some(two)) = (host(), host()) else { return };
+    let commands = Commands::default();
+    let mut alone = engine(&commands, one, PipelineDepth::One);
+    let expected = run(&mut alone, 0, requests());
+    assert!(expected.iter().all(|answer| answer.is_ok()), "{expected:?}");
+    assert_eq!(expected[0].as_ref().map(Vec::len), Ok(12));
+    let mut pipelined = engine(&commands, two, PipelineDepth::Two);
+    let (num_allocs, ..) = commands.counts();
+    assert_eq!(run(&mut pipelined, 0, requests()), expected);
+    assert_eq!(commands.counts().0, num_allocs, "a step allocated");
+}
+
+#[test]
+fn captured_steps_give_the_tokens_of_single_launches() {
+    let (Some(single), Some(captured), Some(refused)) = (host(), host(), host()) else { return };
+    let commands = Commands::default();
+    let backend_of = |device| backend(&commands, device);
+    let mut engine = engine_over(backend_of(single).without_graphs(), PipelineDepth::Two);
+    let expected = run(&mut engine, 0, requests());
+    let (_, num_single, num_replays) = commands.counts();
+    assert_eq!(num_replays, 0);
+    let mut engine = engine_over(backend_of(captured), PipelineDepth::Two);
+    // The second time every shape has been seen: the same steps, most of them as one replay.
+    for round in 0..2 {
+        assert_eq!(run(&mut engine, 10 * round, requests()), expected, "round {round}");
+    }
+    let (_, num_launches, num_replays) = commands.counts();
+    assert!(num_replays > 12, "{num_replays} replays");
+    assert!(
+        num_launches - num_single < 2 * num_single,
+        "{num_launches} launches, {num_single} without graphs"
+    );
+    // A device that cannot capture is no failure.
+    commands.refuse_captures();
+    let mut engine = engine_over(backend_of(refused), PipelineDepth::Two);
+    assert_eq!(run(&mut engine, 0, requests()), expected);
+    assert_eq!(commands.counts().2, num_replays);
+}
+
+#[test]
+fn the_memory_of_a_load_is_known_to_the_byte_before_it() {
+    let Some(device) = host() else { return };
+    let checkpoint = checkpoint();
+    let meter = CudaBackend::new(MeterDevice::default(), Element::Bf16, LinearPolicy::Fastest);
+    let planned = MemoryBudget::measure(&checkpoint, meter, &LIMITS).expect("a shape that the kernels have");
+    let backend = backend(&Commands::default(), device);
+    let runner = ModelRunner::load(&checkpoint, backend, LIMITS).expect("the model loads");
+    assert_eq!(runner.memory(), planned);
+    // 2 layers x (K, V) x 1 head x 64 channels x 2 bytes x 16 slots x 64 blocks.
+    assert_eq!(planned.kv_bytes, 2 * 2 * 64 * 2 * 16 * 64);
+}
+
+#[test]
+fn a_refused_launch_fails_its_step_and_the_next_request_is_served() {
+    let Some(device) = host() else { return };
+    let commands = Commands::default();
+    let mut engine = engine_over(backend(&commands, device).without_graphs(), PipelineDepth::Two);
+    let expected = run(&mut engine, 0, requests());
+    // In the middle of a forward pass, and at the choice of a token.
+    for (index, num_launches) in [3, 40].into_iter().enumerate() {
+        commands.fail_launch_after(num_launches, BackendError::Refused("no room".into()));
+        let first_id = 10 + 20 * index as u64;
+        let failed = run(&mut engine, first_id, vec![request(4, 12, SamplingParams::greedy())]);
+        match &failed[0] {
+            Err(RequestError::Executor(error)) => {
+                assert!(!error.is_fatal && error.message.contains("no room"))
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(run(&mut engine, first_id + 10, requests()), expected);
+    }
+    engine.assert_integrity();
+}
+
+#[test]
+fn a_lost_device_stops_the_engine_and_every_request() {
+    let Some(device) = host() else { return };
+    let commands = Commands::default();
+    let mut engine = engine_over(backend(&commands, device).without_graphs(), PipelineDepth::Two);
+    commands.fail_launch_after(70, BackendError::Fatal("CUDA_ERROR_ILLEGAL_ADDRESS".into()));
+    let answers = run(&mut engine, 0, requests());
+    let num_stopped = answers.iter().filter(|answer| answer.is_err()).count();
+    assert!(num_stopped >= 2, "{answers:?}");
+    assert!(
+        answers
+            .iter()
+            .flat_map(|answer| answer.as_ref().err())
+            .any(|error| { matches!(error, RequestError::Executor(error) if error.is_fatal) })
+    );
+    assert_eq!(engine.step(), StepOutcome::Stopped);
+}
+
+#[test]
+fn a_load_without_enough_memory_says_for_what() {
+    let Some(device) = host() else { return };
+    let commands = Commands::default();
+    commands.exhaust_memory_after(20);
+    let error =
+        ModelRunner::load(&checkpoint(), backend(&commands, device), LIMITS).err().expect("no memory");
+    assert!(error.to_string().contains("out of memory"), "{error}");
+}

@@ -1,0 +1,175 @@
+//! A device that does what another does, counts it, and fails on command.
+
+use std::sync::{Arc, Mutex};
+
+use pagoda_backend::BackendError;
+use pagoda_backend_cuda::{Device, Launch, TensorMap};
+
+/// Shared between a test and the device that the engine owns.
+#[derive(Clone, Default)]
+pub(crate) struct Commands(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    num_allocs: usize,
+    num_launches: usize,
+    num_replays: usize,
+    /// Launches until the error.
+    fail_launch: Option<(usize, BackendError)>,
+    /// Allocations until there is no memory left.
+    allocs_left: Option<usize>,
+    refuses_captures: bool,
+    /// After a sticky error every call fails with it.
+    lost: Option<BackendError>,
+}
+
+impl Commands {
+    /// The launch after `num_launches` more fails; a fatal error stays.
+    pub(crate) fn fail_launch_after(&self, num_launches: usize, error: BackendError) {
+        self.0.lock().expect("no panic with the lock").fail_launch = Some((num_launches, error));
+    }
+
+    /// There is memory for `num_allocs` more allocations.
+    pub(crate) fn exhaust_memory_after(&self, num_allocs: usize) {
+        self.0.lock().expect("no panic with the lock").allocs_left = Some(num_allocs);
+    }
+
+    /// From now on nothing can be captured.
+    pub(crate) fn refuse_captures(&self) {
+        self.0.lock().expect("no panic with the lock").refuses_captures = true;
+    }
+
+    /// Allocations, launches and replays so far.
+    pub(crate) fn counts(&self) -> (usize, usize, usize) {
+        let state = self.0.lock().expect("no panic with the lock");
+        (state.num_allocs, state.num_launches, state.num_replays)
+    }
+
+    fn check(&self) -> Result<(), BackendError> {
+        self.0.lock().expect("no panic with the lock").lost.clone().map_or(Ok(()), Err)
+    }
+
+    fn launch(&self) -> Result<(), BackendError> {
+        let mut state = self.0.lock().expect("no panic with the lock");
+        state.num_launches += 1;
+        match state.fail_launch.take() {
+            None => Ok(()),
+            Some((0, error)) => {
+                if matches!(error, BackendError::Fatal(_)) {
+                    state.lost = Some(error.clone());
+                }
+                Err(error)
+            }
+            Some((num_launches, error)) => {
+                state.fail_launch = Some((num_launches - 1, error));
+                Ok(())
+            }
+        }
+    }
+
+    fn alloc(&self, what: &'static str, num_bytes: usize) -> Result<(), BackendError> {
+        let mut state = self.0.lock().expect("no panic with the lock");
+        state.num_allocs += 1;
+        match &mut state.allocs_left {
+            Some(0) => Err(BackendError::OutOfMemory { what, needed_bytes: num_bytes as u64 }),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The device.
+pub(crate) struct Faulty<D> {
+    inner: D,
+    commands: Commands,
+}
+
+impl<D: Device> Faulty<D> {
+    pub(crate) fn new(inner: D, commands: &Commands) -> Self {
+        Faulty { inner, commands: commands.clone() }
+    }
+}
+
+impl<D: Device> Device for Faulty<D> {
+    type Memory = D::Memory;
+    type Reading = D::Reading;
+    type Graph = D::Graph;
+
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+
+    fn alloc(&mut self, num_bytes: usize, fill: u8, what: &'static str) -> Result<D::Memory, BackendError> {
+        self.commands.check()?;
+        self.commands.alloc(what, num_bytes)?;
+        self.inner.alloc(num_bytes, fill, what)
+    }
+
+    fn allocated_bytes(&self) -> u64 {
+        self.inner.allocated_bytes()
+    }
+
+    fn write_with(
+        &mut self,
+        to: &D::Memory,
+        offset: usize,
+        num_bytes: usize,
+        fill: &mut dyn FnMut(usize, &mut [u8]),
+    ) -> Result<(), BackendError> {
+        self.commands.check()?;
+        self.inner.write_with(to, offset, num_bytes, fill)
+    }
+
+    fn start_read(
+        &mut self,
+        from: &D::Memory,
+        offset: usize,
+        num_bytes: usize,
+    ) -> Result<D::Reading, BackendError> {
+        self.commands.check()?;
+        self.inner.start_read(from, offset, num_bytes)
+    }
+
+    fn finish_read(&mut self, reading: D::Reading, bytes: &mut [u8]) -> Result<(), BackendError> {
+        self.commands.check()?;
+        self.inner.finish_read(reading, bytes)
+    }
+
+    fn tensor_map(
+        &mut self,
+        memory: &D::Memory,
+        num_rows: usize,
+        num_cols: usize,
+    ) -> Result<TensorMap, BackendError> {
+        self.commands.check()?;
+        self.inner.tensor_map(memory, num_rows, num_cols)
+    }
+
+    fn launch(&mut self, launch: &Launch<'_>) -> Result<(), BackendError> {
+        self.commands.check()?;
+        self.commands.launch()?;
+        self.inner.launch(launch)
+    }
+
+    fn begin_capture(&mut self) -> Result<(), BackendError> {
+        self.commands.check()?;
+        if self.commands.0.lock().expect("no panic with the lock").refuses_captures {
+            return Err(BackendError::Refused("no captures".into()));
+        }
+        self.inner.begin_capture()
+    }
+
+    fn end_capture(&mut self) -> Result<D::Graph, BackendError> {
+        self.commands.check()?;
+        self.inner.end_capture()
+    }
+
+    fn replay(&mut self, graph: &D::Graph) -> Result<(), BackendError> {
+        self.commands.check()?;
+        self.commands.0.lock().expect("no panic with the lock").num_replays += 1;
+        self.inner.replay(graph)
+    }
+}

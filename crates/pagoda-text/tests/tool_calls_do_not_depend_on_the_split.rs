@@ -177,10 +177,10 @@ fn parser(rng_bits: usize, format: &Arc<ToolFormat>, tools: &Arc<ToolSet>) -> An
 }
 
 #[test]
-fn thirty_thousand_random_answers_parse_alike_in_every_split() {
+fn a_hundred_thousand_random_answers_parse_alike_in_every_split() {
     let (formats, tools) = (formats(), tools());
     let mut num_calls = 0;
-    for seed in 0..5_000u64 {
+    for seed in 0..17_000u64 {
         let mut rng = Rng(seed);
         let text = random_text(&mut rng);
         for (name, format) in &formats {

@@ -12,10 +12,12 @@ use serde_json::{Value, json};
 use super::cache::{Cache, CacheKey};
 use super::error::GrammarError;
 use super::limits::{GrammarLimits, GrammarOptions, SchemaBounds};
-use super::matcher::Matcher;
+use super::matcher::{Matcher, StepLimits};
+use super::probe::probed;
 use super::schema::bounded;
 use super::source::GrammarSource;
 use super::vocabulary::vocabulary;
+use super::width::width;
 use crate::Tokenizer;
 use crate::guard::{guarded, guarded_with_stack};
 
@@ -146,15 +148,23 @@ impl Workshop {
     fn compile(&self, source: &GrammarSource, bounds: &SchemaBounds) -> Result<Grammar, GrammarError> {
         let top_level = top_level(source, bounds)?;
         let what = what(source);
-        let mut parser =
-            self.factory.create_parser(top_level).map_err(|error| refused(what, &error.to_string()))?;
+        let probed = probed(top_level, self.factory.tok_env(), self.factory.limits());
+        let probed = probed.map_err(|error| refused(what, &error))?;
+        let parser = self.factory.create_parser_from_init_default(probed);
+        let mut parser = parser.map_err(|error| refused(what, &error.to_string()))?;
+        let width = width(parser.parser.grammar(), self.limits.max_alternatives);
+        let width = width.ok_or(GrammarError::TooComplex { what })?;
         parser.start_without_prompt();
         // The first mask is every sequence's; it also shows a grammar that no token can begin.
         let begins = parser
             .check_stop()
             .and_then(|stops| if stops { Ok(()) } else { parser.compute_mask().map(drop) });
         begins.map_err(|error| refused(what, &error.to_string()))?;
-        Ok(Grammar { parser: Arc::new(parser) })
+        let limits = StepLimits {
+            max_bytes: self.limits.max_sequence_bytes,
+            max_row_items: width + self.limits.max_readings,
+        };
+        Ok(Grammar { parser: Arc::new(parser), limits })
     }
 }
 
@@ -254,6 +264,10 @@ fn refused(what: &'static str, message: &str) -> GrammarError {
 fn parser_limits(limits: &GrammarLimits) -> ParserLimits {
     ParserLimits {
         max_lexer_states: limits.max_lexer_states,
+        max_grammar_size: limits.max_grammar_size,
+        step_lexer_fuel: limits.step_lexer_fuel,
+        max_items_in_row: limits.max_alternatives + limits.max_readings,
+        step_max_items: limits.step_max_items,
         verbose_errors: false,
         ..ParserLimits::default()
     }
@@ -263,12 +277,13 @@ fn parser_limits(limits: &GrammarLimits) -> ParserLimits {
 #[derive(Clone)]
 pub struct Grammar {
     parser: Arc<TokenParser>,
+    limits: StepLimits,
 }
 
 impl Grammar {
     /// A matcher at the start of the text.
     pub fn matcher(&self) -> Matcher {
-        Matcher::new(self.parser.deep_clone())
+        Matcher::new(self.parser.deep_clone(), self.limits)
     }
 }
 

@@ -30,6 +30,20 @@ pub struct GrammarLimits {
     pub max_cached: usize,
     /// States of the lexer of one sequence, each about 1.5 KiB.
     pub max_lexer_states: usize,
+    /// Symbols of a grammar's rules. A step may look at each of them, at 20 per microsecond.
+    pub max_grammar_size: usize,
+    /// Alternatives at one place of a grammar, counted once for each place that leads to them.
+    pub max_alternatives: usize,
+    /// Alternatives more than the grammar's own that the parser keeps at one place, as it does where the text so far can be
+    /// read in many ways. With 1,000 of `e: e e | "a"` a step took 290 ms.
+    pub max_readings: usize,
+    /// What the parser may add in one step.
+    pub step_max_items: usize,
+    /// What the lexer may spend on one step, where 1,000 are some 70 to 200 microseconds.
+    pub step_lexer_fuel: u64,
+    /// Memory of one sequence, which grows with what the sequence meets. Checked after each step, which adds a few megabytes
+    /// at most.
+    pub max_sequence_bytes: usize,
 }
 
 impl Default for GrammarLimits {
@@ -42,6 +56,12 @@ impl Default for GrammarLimits {
             num_compilers: 2,
             max_cached: 32,
             max_lexer_states: 50_000,
+            max_grammar_size: 100_000,
+            max_alternatives: 1000,
+            max_readings: 200,
+            step_max_items: 50_000,
+            step_lexer_fuel: 100_000,
+            max_sequence_bytes: 64 << 20,
         }
     }
 }

@@ -20,7 +20,8 @@
 //! # Hostile input
 //!
 //! Schemas and regexes come from the network. Their size, depth and number are capped before anything is compiled,
-//! compilation runs on threads of its own under a time limit, a step has a fuel limit, and a panic ends at the boundary.
+//! compilation runs on threads of its own under a time limit, a step has limits on its work, a sequence one on its memory, and
+//! a panic ends at the boundary.
 //! No error quotes them.
 
 mod cache;
@@ -28,9 +29,11 @@ mod compiler;
 mod error;
 mod limits;
 mod matcher;
+mod probe;
 mod schema;
 mod source;
 mod vocabulary;
+mod width;
 
 pub use compiler::{Grammar, GrammarCompiler};
 pub use error::{GrammarError, MatchError, SchemaError};

@@ -16,6 +16,19 @@ pub(crate) fn cruel(index: usize) -> Option<GrammarSource> {
         let defs: Map<String, Value> = (0..num).map(|index| (format!("d{index}"), def(index))).collect();
         json!({"$defs": defs, "$ref": "#/$defs/d0"})
     };
+    let number = |kind: &str, multiple: f64| {
+        GrammarSource::JsonSchema(json!({"type": ["null", kind], "multipleOf": multiple}))
+    };
+    let ladder = |num: usize| {
+        let names = |of: &str| (0..num).map(|n| format!("{of}{n}")).collect::<Vec<_>>().join(" | ");
+        let rules = (0..num).map(|n| format!("x{n}: f \"c{n}\"\ny{n}: B \"d{n}\""));
+        let rules = rules.collect::<Vec<_>>().join("\n");
+        GrammarSource::Lark(format!(
+            "start: \"a\" e*\ne: {}\nf: {}\nB: \"b\"\n{rules}",
+            names("x"),
+            names("y")
+        ))
+    };
     let deep = (0..60).fold(json!({"type": "string"}), |inner, _| json!({"type": "array", "items": inner}));
 
     let optional = |num: usize| {
@@ -61,6 +74,40 @@ pub(crate) fn cruel(index: usize) -> Option<GrammarSource> {
             json!({"type": "object", "patternProperties": {"^(a|b)*c": {"type": "string"}, "^(a|b)*d.{30}": {"type": "integer"}}}),
         ),
         23 => GrammarSource::Regex("[^\\n]{0,60000}(a|b|c|d|e|f)[^\\n]{12}".into()),
+        // Searches without an end for what a lexeme may begin with.
+        27 => number("integer", 1_000_000_000.0),
+        28 => number("number", 999_983.0),
+        29 => number("integer", 1e-300),
+        30 => GrammarSource::Lark(r#"start: %json {"type": "integer", "multipleOf": 1000000000}"#.into()),
+        31 => GrammarSource::Lark(
+            r#"start: %json {"type": "array", "items": {"type": "integer", "multipleOf": 3999999999}}"#
+                .into(),
+        ),
+        32 => GrammarSource::Lark("start: T\nT: /.*a.{12}/ & /.*b.{12}/ & /.*c.{12}/".into()),
+        33 => GrammarSource::Lark("start: T\nT: /(.|\\n)*a(.|\\n){60}/ & ~/(.|\\n)*b(.|\\n){60}/".into()),
+        34 => GrammarSource::Lark(format!(
+            "start: T\nT: ({}) & ({})",
+            (0..800).map(|n| format!("/[ab]{n}.*/")).collect::<Vec<_>>().join("|"),
+            (0..800).map(|n| format!("/[ac].*{n}/")).collect::<Vec<_>>().join("|")
+        )),
+        // Texts that can be read in ever more ways.
+        35 => GrammarSource::Lark("start: e\ne: e e | \"a\"".into()),
+        36 => GrammarSource::Lark("start: e\ne: e e e e | e e e | e e | \"a\"".into()),
+        37 => GrammarSource::Lark("start: s\ns: \"a\" s \"a\" | \"a\"".into()),
+        38 => GrammarSource::Lark(
+            "start: x{0,100000} y{0,100000}\nx: (\"a\"|\"b\"){0,5000}\ny: x{0,3000} \"b\"{0,3000}".into(),
+        ),
+        39 => GrammarSource::Lark("start: x{0,100} y{0,100}\nx: \"a\"{0,50}\ny: x{0,7} x{0,9}".into()),
+        // Many alternatives at one place, behind many ways there.
+        40 => ladder(400),
+        41 => ladder(20),
+        42 => ladder(4000),
+        // Lexers that grow with every step.
+        43 => GrammarSource::Regex("(a?){4000}a{4000}".into()),
+        44 => GrammarSource::Regex("a?".repeat(4000)),
+        45 => GrammarSource::Regex(".*a.{200}.*b.{300}.*c.{400}".into()),
+        46 => GrammarSource::Regex("(([a-j]{1,5}){1,50}[a-j ]{1,50}([a-j0-9]{1,50}){1,10}){1,1000}".into()),
+        47 => optional(128),
         _ => return None,
     })
 }

@@ -11,8 +11,8 @@ use super::place::Place;
 /// Largest `minItems`; a larger `maxItems` counts as this.
 const MAX_COUNT: usize = 4096;
 /// Most optional properties of one object: each may come next, so that a step looks at all of them (4,000 took longer than
-/// 50 ms).
-const MAX_OPTIONAL: usize = 256;
+/// 50 ms), and [`GrammarLimits::max_alternatives`](crate::GrammarLimits::max_alternatives) allows a few more.
+const MAX_OPTIONAL: usize = 128;
 /// How many items of an open array the room is shared out for.
 const ITEMS_WEIGHT: usize = 4;
 /// Longest repetition in the pattern of a key that sets no limit.

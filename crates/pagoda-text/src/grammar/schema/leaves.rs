@@ -17,6 +17,12 @@ const MAX_PATTERN_BYTES: usize = 4096;
 /// Most values of one `enum`.
 const MAX_VALUES: usize = 4096;
 
+/// Largest `multipleOf`, counted in units of its last digit: the lexer keeps every remainder apart (600 ran out of the fuel of
+/// a step, 10^9 never ended). A power of ten costs less, so that 1000 goes too.
+const MAX_DIVISOR: f64 = 512.0;
+/// Most digits behind the point of a `multipleOf`.
+const MAX_DIVISOR_DIGITS: u32 = 9;
+
 const OBJECT: [&str; 7] = [
     "properties",
     "required",
@@ -170,6 +176,11 @@ pub(super) fn number(
     if multiple.is_some_and(|multiple| multiple <= 0.0) {
         return Err(place.key("multipleOf").wrong("must be larger than 0"));
     }
+    if multiple.is_some_and(|multiple| !is_divisor(multiple)) {
+        return Err(place.key("multipleOf").wrong(format!(
+            "must be 1000 or at most {MAX_DIVISOR} without its point, with at most {MAX_DIVISOR_DIGITS} digits behind it"
+        )));
+    }
     if multiple.is_none() && !is_integer {
         out["multipleOf"] = json!(10f64.powi(-(bounds.max_fraction_digits.clamp(1, 9) as i32)));
     }
@@ -188,6 +199,17 @@ pub(super) fn number(
     Ok(out)
 }
 
+/// Whether the compiler can count in steps of `multiple`.
+fn is_divisor(mut multiple: f64) -> bool {
+    for _ in 0..=MAX_DIVISOR_DIGITS {
+        if multiple.fract() == 0.0 {
+            return multiple <= MAX_DIVISOR || multiple == 1000.0;
+        }
+        multiple *= 10.0;
+    }
+    false
+}
+
 /// A number of things, at most `limit`.
 pub(super) fn count(
     map: &Map<String, Value>,
@@ -202,5 +224,20 @@ pub(super) fn count(
         Some(number) if number as usize <= limit => Ok(Some(number as usize)),
         Some(_) => Err(place.key(keyword).wrong(format!("must be at most {limit}"))),
         None => Err(place.key(keyword).wrong("must be a whole number and at least 0")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_of_numbers_has_few_digits() {
+        for good in [1.0, 7.0, 512.0, 1000.0, 0.5, 0.25, 0.01, 2.5, 1e-9, 51.2] {
+            assert!(is_divisor(good), "{good}");
+        }
+        for bad in [513.0, 999.0, 10_000.0, 1e9, 1e300, 0.123_457, 12.25, 1e-10, 1e-300] {
+            assert!(!is_divisor(bad), "{bad}");
+        }
     }
 }

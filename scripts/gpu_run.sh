@@ -97,6 +97,15 @@ sanitizer() {
     done
 }
 
+# Every op; then what is not the default: the own kernel for products of many rows, wgmma for prompts.
+kernels() {
+    record kernels 240 ./pagoda bench kernels --device "$device" --json results.jsonl
+    record kernels-own-gemm 40 ./pagoda bench kernels --device "$device" --gemm own --only linear/28672x4096 \
+        --json results.jsonl
+    record kernels-wgmma 40 ./pagoda bench kernels --device "$device" --prefill-kernel wgmma --only prefill \
+        --json results.jsonl
+}
+
 # One server of a configuration, loaded with more and more streams at once.
 serve() {
     local config="$1" log="serve-$1.txt" server url="" streams tries
@@ -156,7 +165,7 @@ for stage in "${stages[@]}"; do
         conformance) record conformance 270 env REQUIRE_GPU=1 ./pagoda conformance ;;
         agreement) agreement ;;
         sanitizer) sanitizer ;;
-        kernels) record kernels 240 ./pagoda bench kernels --device "$device" --json results.jsonl ;;
+        kernels) kernels ;;
         serve) serve llama-3.2-1b && serve llama-3.1-8b ;;
         engine) engine ;;
         peers) peers ;;

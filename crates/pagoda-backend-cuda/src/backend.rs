@@ -118,8 +118,8 @@ impl<D: Device> CudaBackend<D> {
 
     /// Has `library` compute dense products of more rows than `skinny_gemm` takes, unless the policy wants one kernel for all;
     /// `cache` is the file in which the algorithms are kept that were measured. See [`CudaBackend::prove_products`].
-    pub fn with_products(self, library: Box<dyn ProductLibrary>, cache: Option<PathBuf>) -> Self {
-        CudaBackend { products: Some(Products::new(library, cache)), ..self }
+    pub fn use_products(&mut self, library: Box<dyn ProductLibrary>, cache: Option<PathBuf>) {
+        self.products = Some(Products::new(library, cache));
     }
 
     /// Uses the library no more.
@@ -259,7 +259,8 @@ impl<D: Device> Backend for CudaBackend<D> {
     type Pending = CudaPending<D>;
 
     fn describe(&self) -> String {
-        format!("{}, {:?} activations", self.device.describe(), self.element)
+        let products = self.products.as_ref().map(|products| format!(", {}", products.describe()));
+        format!("{}, {:?} activations{}", self.device.describe(), self.element, products.unwrap_or_default())
     }
 
     fn kv_format(&self) -> KvFormat {

@@ -124,6 +124,11 @@ impl ProductLibrary for CublasLt {
         &self.identity
     }
 
+    fn describe(&self) -> String {
+        // SAFETY: asks nothing of anything.
+        format!("cuBLASLt {}", unsafe { (self.symbols.version)() })
+    }
+
     fn candidates(&mut self, product: &Product) -> Result<Vec<Algorithm>, BackendError> {
         let Descriptors { desc, weight, x, out } = self.prepare(product)?;
         let (mut found, mut num_found) = ([Found::default(); NUM_CANDIDATES], 0);

@@ -57,6 +57,8 @@ pub struct Algorithm(pub [u64; 8]);
 pub trait ProductLibrary: Send {
     /// Device, driver and version of the library: an algorithm is worth remembering under the same identity only.
     fn identity(&self) -> &str;
+    /// Its name and version, for people.
+    fn describe(&self) -> String;
     /// Algorithms for a product, the one that is thought the fastest first.
     fn candidates(&mut self, product: &Product) -> Result<Vec<Algorithm>, BackendError>;
     /// Whether an algorithm that was found for another number of rows serves this product.

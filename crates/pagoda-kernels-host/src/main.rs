@@ -80,7 +80,7 @@ fn main() -> ExitCode {
     let num_products = Arc::new(AtomicUsize::new(0));
     if let Some(library) = cli.products {
         let library = HostProducts::new(fault(library), Arc::clone(&num_products));
-        subject.backend = subject.backend.with_products(Box::new(library), None);
+        subject.backend.use_products(Box::new(library), None);
         if let Err(why) = subject.backend.prove_products() {
             eprintln!("the library is not used: {why}");
             return ExitCode::FAILURE;

@@ -57,6 +57,10 @@ impl ProductLibrary for HostProducts {
         "plain loops"
     }
 
+    fn describe(&self) -> String {
+        "plain loops".to_owned()
+    }
+
     fn candidates(&mut self, _: &Product) -> Result<Vec<Algorithm>, BackendError> {
         Ok(vec![Algorithm([1; 8]), Algorithm([2; 8])])
     }

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::device::DeviceChoice;
+use crate::products::Gemm;
 use crate::schema_args::SchemaArgs;
 
 /// PagedAttention LLM inference server with an OpenAI-compatible API.
@@ -62,6 +63,28 @@ pub(crate) struct PullArgs {
     pub(crate) store: StoreArgs,
 }
 
+/// Which of several ways a GPU computes.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(crate) struct KernelArgs {
+    /// What multiplies many rows on a GPU: auto is cuBLASLt where it is on the machine and passes its test, own is the built-in
+    /// kernel.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) gemm: Gemm,
+    /// What does the attention of prompts on a GPU: wgmma is for compute capability 9.0 and has not run on a GPU yet.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) prefill_kernel: PrefillChoice,
+}
+
+/// `--prefill-kernel`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PrefillChoice {
+    /// Every GPU and shape.
+    #[default]
+    Mma,
+    /// By wgmma and TMA, where there is a kernel for the shape.
+    Wgmma,
+}
+
 /// Which model, and with what resources it runs.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ModelArgs {
@@ -103,6 +126,8 @@ pub(crate) struct ModelArgs {
     /// On a GPU: launch every kernel by itself instead of whole decode steps as CUDA graphs.
     #[arg(long)]
     pub(crate) no_cuda_graphs: bool,
+    #[command(flatten)]
+    pub(crate) kernels: KernelArgs,
     /// Do not share the KV of equal prompt beginnings.
     #[arg(long)]
     pub(crate) no_prefix_caching: bool,
@@ -240,6 +265,8 @@ pub(crate) struct BenchKernelsArgs {
     /// Whose ops.
     #[arg(long, default_value = "auto", value_name = "auto|cpu|cuda:N")]
     pub(crate) device: DeviceChoice,
+    #[command(flatten)]
+    pub(crate) kernels: KernelArgs,
     /// Only cases whose name begins with one of these.
     #[arg(long, value_name = "NAME")]
     pub(crate) only: Vec<String>,

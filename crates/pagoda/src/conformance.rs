@@ -1,18 +1,20 @@
 //! `pagoda conformance`: the case table of every op on a GPU of this machine.
 
 use anyhow::{anyhow, bail};
+use pagoda_backend::Backend;
 use pagoda_backend_cuda::{
     CudaBackend, DriverDevice, E4M3_TOLERANCE, Element, LinearPolicy, PrefillKernel, round_e4m3,
 };
 use pagoda_conformance::{Subject, cases};
 
 use crate::args::ConformanceArgs;
-use crate::environment;
+use crate::products::Unusable;
+use crate::{environment, products};
 
 /// Runs the table in both element types. Without a GPU it says so loudly, and fails under `REQUIRE_GPU=1`.
 pub(crate) fn run(args: &ConformanceArgs) -> anyhow::Result<()> {
     let mut num_failed = 0;
-    let variants = [Variant::Plain, Variant::Fp8Kv, Variant::WgmmaPrefill];
+    let variants = [Variant::Plain, Variant::Fp8Kv, Variant::WgmmaPrefill, Variant::CublasLt];
     let types = [Element::Bf16, Element::F16].into_iter();
     for (element, variant) in types.flat_map(|element| variants.map(|variant| (element, variant))) {
         let device = match DriverDevice::open(args.device) {
@@ -30,7 +32,21 @@ pub(crate) fn run(args: &ConformanceArgs) -> anyhow::Result<()> {
             continue;
         }
         let mut subject = subject(device, element, variant);
-        println!("{element:?}, {variant:?}, seed {}", args.seed);
+        if variant == Variant::CublasLt {
+            match products::try_attach(&mut subject.backend) {
+                Ok(()) => {}
+                Err(Unusable::Absent(why)) => {
+                    println!("{element:?}, {variant:?}: skipped: {why}");
+                    continue;
+                }
+                Err(Unusable::Wrong(why)) => {
+                    num_failed += 1;
+                    println!("{element:?}, {variant:?}: FAILED: {why}");
+                    continue;
+                }
+            }
+        }
+        println!("{element:?}, {variant:?}, {}, seed {}", subject.backend.describe(), args.seed);
         let is_wanted = |name: &str| {
             (args.only.is_empty() || args.only.iter().any(|start| name.starts_with(start)))
                 && variant.concerns(name)
@@ -54,6 +70,7 @@ enum Variant {
     Plain,
     Fp8Kv,
     WgmmaPrefill,
+    CublasLt,
 }
 
 impl Variant {
@@ -63,6 +80,7 @@ impl Variant {
             Variant::Plain => return true,
             Variant::Fp8Kv => &["attention", "rope_store_kv", "kv_range", "copy_blocks"],
             Variant::WgmmaPrefill => &["attention"],
+            Variant::CublasLt => &["linear"],
         };
         starts.iter().any(|start| case.starts_with(start))
     }
@@ -73,7 +91,7 @@ fn subject(device: DriverDevice, element: Element, variant: Variant) -> Subject<
     let is_fp8 = variant == Variant::Fp8Kv;
     Subject {
         backend: match variant {
-            Variant::Plain => backend,
+            Variant::Plain | Variant::CublasLt => backend,
             Variant::Fp8Kv => backend.with_fp8_kv(),
             Variant::WgmmaPrefill => backend.with_prefill(PrefillKernel::Wgmma),
         },

@@ -8,11 +8,14 @@ use pagoda_backend::{Backend, KvFormat};
 use pagoda_backend_cpu::{Arithmetic, CpuBackend, CpuOptions};
 use pagoda_backend_cuda::{
     CudaBackend, CudaUnavailable, Device as CudaDevice, DriverDevice, Element, LinearPolicy, MeterDevice,
+    PrefillKernel,
 };
 use pagoda_engine::{Executor, ExecutorError, PipelineDepth, StepOutput, StepPlan};
 use pagoda_model::{Checkpoint, MemoryBudget, ModelRunner, RunnerConfig, StepTicket};
 
-use crate::memory;
+use crate::args::{KernelArgs, PrefillChoice};
+use crate::products::Gemm;
+use crate::{memory, products};
 
 type Gpu = CudaBackend<DriverDevice>;
 
@@ -62,6 +65,8 @@ pub(crate) struct DeviceConfig {
     pub(crate) arithmetic: Arithmetic,
     /// How it works, if it is a GPU.
     pub(crate) gpu: GpuOptions,
+    /// Which of several kernels it uses then.
+    pub(crate) kernels: KernelArgs,
 }
 
 /// How a GPU works.
@@ -102,8 +107,16 @@ pub(crate) enum Device {
 }
 
 impl Device {
-    /// Opens what was asked for. `auto` falls back to the CPU and says why in one line.
+    /// Opens what was asked for, with the kernels that were asked for.
     pub(crate) fn open(config: &DeviceConfig) -> anyhow::Result<Self> {
+        Ok(match Self::open_plain(config)? {
+            Device::Cuda(backend) => Device::Cuda(Box::new(with_kernels(*backend, config.kernels))),
+            cpu => cpu,
+        })
+    }
+
+    /// `auto` falls back to the CPU and says why in one line.
+    fn open_plain(config: &DeviceConfig) -> anyhow::Result<Self> {
         match config.choice {
             DeviceChoice::Cpu => Self::open_cpu(config),
             DeviceChoice::Cuda(ordinal) => open_cuda(ordinal, config.gpu).map_err(|why| {
@@ -164,6 +177,17 @@ fn gpu_backend<D: CudaDevice>(device: D, options: GpuOptions) -> CudaBackend<D> 
     let backend = CudaBackend::new(device, Element::Bf16, LinearPolicy::Fastest);
     let backend = if options.is_fp8_kv { backend.with_fp8_kv() } else { backend };
     if options.has_graphs { backend } else { backend.without_graphs() }
+}
+
+fn with_kernels(backend: Gpu, kernels: KernelArgs) -> Gpu {
+    let mut backend = match kernels.prefill_kernel {
+        PrefillChoice::Mma => backend,
+        PrefillChoice::Wgmma => backend.with_prefill(PrefillKernel::Wgmma),
+    };
+    if kernels.gemm == Gemm::Auto {
+        products::attach(&mut backend);
+    }
+    backend
 }
 
 /// What a load would take of a GPU. Needs none.

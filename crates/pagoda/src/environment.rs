@@ -1,4 +1,5 @@
-//! The only reader of environment variables: cache folder, hub address and token, log filter, whether a GPU is required; and
+//! The only reader of environment variables: cache folder, hub address and token, log filter, where Python lies, whether a GPU
+//! is required; and
 //! the only place that sets one.
 
 use std::os::unix::process::CommandExt;
@@ -47,6 +48,24 @@ fn cache_folder() -> anyhow::Result<PathBuf> {
         _ => PathBuf::from(text("HOME").context("neither XDG_CACHE_HOME nor HOME is set")?).join(".cache"),
     };
     Ok(cache.join("pagoda"))
+}
+
+/// The file of the measured products of `cuda:ordinal`.
+pub(crate) fn product_cache(ordinal: i32) -> Option<PathBuf> {
+    Some(cache_folder().ok()?.join(format!("products-cuda{ordinal}.txt")))
+}
+
+/// Folders with a `lib/python3*`: of every `python3` of the search path, of the user and of the machine.
+pub(crate) fn python_folders() -> Vec<PathBuf> {
+    let search = text("PATH").unwrap_or_default();
+    let has_python = |bin: &PathBuf| bin.join("python3").exists();
+    let mut folders: Vec<PathBuf> = std::env::split_paths(&search)
+        .filter(has_python)
+        .filter_map(|bin| bin.parent().map(PathBuf::from))
+        .collect();
+    folders.extend(text("HOME").map(|home| PathBuf::from(home).join(".local")));
+    folders.push(PathBuf::from("/usr/local"));
+    folders
 }
 
 /// The log filter: `RUST_LOG`, or `info`.

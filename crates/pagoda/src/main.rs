@@ -15,6 +15,7 @@ mod environment;
 mod kv_pool;
 mod lifetime;
 mod memory;
+mod products;
 mod pull;
 mod schema_args;
 mod serve;

@@ -2,6 +2,7 @@
 //! of the first product that asks, and remembered in a file; none where the library has nothing for the shape.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
 use std::path::PathBuf;
 
 use pagoda_backend::BackendError;
@@ -23,6 +24,11 @@ impl<M: Memory> Products<M> {
     pub(crate) fn new(library: Box<dyn ProductLibrary>, cache: Option<PathBuf>) -> Self {
         let choices = Choices::new(cache.map(|path| CacheFile::new(path, library.identity())));
         Products { library, workspace: Scratch::new(0, "the workspace of products"), choices }
+    }
+
+    /// Name and version of the library.
+    pub(crate) fn describe(&self) -> String {
+        self.library.describe()
     }
 
     /// Takes the workspace.
@@ -97,17 +103,19 @@ impl Choices {
         max_rows: u32,
     ) -> Result<Option<Algorithm>, BackendError> {
         let key = (product.shape, bucket(product.num_rows));
-        if !self.known.contains_key(&key) {
-            if !library.can_measure()? {
-                return first_guess(library, product);
+        let is_news = match self.known.entry(key) {
+            Slot::Occupied(_) => false,
+            Slot::Vacant(_) if !library.can_measure()? => return first_guess(library, product),
+            Slot::Vacant(slot) => {
+                // All rows that there are, up to the bucket's end: what the rows behind the product's own hold is nobody's.
+                let num_rows = key.1.min(max_rows).max(product.num_rows);
+                let best = fastest(library, &Product { num_rows, ..*product })?;
+                slot.insert(Choice { best, current: (num_rows, best) });
+                best.is_some()
             }
-            // All rows that there are, up to the bucket's end: what the rows behind the product's own hold is nobody's.
-            let num_rows = key.1.min(max_rows).max(product.num_rows);
-            let best = fastest(library, &Product { num_rows, ..*product })?;
-            self.known.insert(key, Choice { best, current: (num_rows, best) });
-            if best.is_some() {
-                self.store();
-            }
+        };
+        if is_news {
+            self.store();
         }
         let choice = self.known.get_mut(&key).expect("it is known by now");
         if choice.current.0 != product.num_rows {

@@ -12,7 +12,8 @@ const NUM_ROWS: usize = 50;
 
 impl<D: Device> CudaBackend<D> {
     /// Computes small products with the library and without it, in every type of output, with a bias and without. An error if
-    /// they differ: the library must not be used then.
+    /// they differ: the library must not be used then. Takes the library's workspace, so that it is gone from the free memory
+    /// before that is divided.
     pub fn prove_products(&mut self) -> Result<(), BackendError> {
         let mut numbers = Numbers(1);
         let data: Vec<u8> = (0..ROWS * COLS).flat_map(|_| numbers.next().to_le_bytes()).collect();

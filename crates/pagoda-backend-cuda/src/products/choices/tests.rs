@@ -1,3 +1,5 @@
+//! [`Choices`] over a library that notes what it is asked.
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
@@ -59,6 +61,10 @@ fn refused<T>() -> Result<T, BackendError> {
 impl ProductLibrary for Fake {
     fn identity(&self) -> &str {
         "a fake"
+    }
+
+    fn describe(&self) -> String {
+        "a fake".to_owned()
     }
 
     fn candidates(&mut self, product: &Product) -> Result<Vec<Algorithm>, BackendError> {

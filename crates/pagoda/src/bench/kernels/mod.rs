@@ -34,6 +34,7 @@ pub(crate) fn run(args: &BenchKernelsArgs) -> anyhow::Result<()> {
         cpu: CpuOptions { num_threads, isa: None },
         arithmetic: pagoda_backend_cpu::Arithmetic::F32,
         gpu: GpuOptions { is_fp8_kv: false, has_graphs: true },
+        kernels: args.kernels,
     };
     let mut device = Device::open(&config)?;
     let is_gpu = matches!(device, Device::Cuda(_));
@@ -57,7 +58,7 @@ pub(crate) fn run(args: &BenchKernelsArgs) -> anyhow::Result<()> {
     };
     println!("device   {description}\nprobe    {probe}");
     let common = json!({ "bench": "kernels", "device": description, "version": env!("CARGO_PKG_VERSION"),
-        "probe": probe.json() });
+        "kernels": format!("{:?}", args.kernels), "probe": probe.json() });
     let mut report = Report { probe, element_bytes, results: Results::open(args.json.as_deref(), common)? };
     match &mut device {
         Device::Cpu(backend) => report.run_all::<CpuBackend>(&mut probe::of_cpu(backend), &wanted),

@@ -613,8 +613,13 @@ impl<D: Device> Backend for CudaBackend<D> {
         let (params, output) = self.samples.upload(&mut self.device, op.rows, (op.vocab_size, op.first))?;
         let params = crate::params::SampleParams { logits, stride: op.logits.width as u32, ..params };
         const SHARED_BYTES: u32 = 16 * 4 + 16 * 8 + 256 * 8 + 16;
-        self.launch("sample", [op.rows.len(), 1, 1], (512, SHARED_BYTES), params)?;
-        self.samples.start_read(&mut self.device, output)
+        match self.launch("sample", [op.rows.len(), 1, 1], (512, SHARED_BYTES), params) {
+            Ok(()) => self.samples.start_read(&mut self.device, output),
+            Err(error) => {
+                self.samples.keep(output);
+                Err(error)
+            }
+        }
     }
 
     fn read_back(

@@ -182,6 +182,11 @@ impl<M: Memory> SampleLists<M> {
         }
     }
 
+    /// Takes back what no launch writes to, so that a step after a fault does not allocate.
+    pub(crate) fn keep(&mut self, output: SampleOutput<M>) {
+        self.outputs.push(output.memory);
+    }
+
     /// Queues the way of the choices to the host.
     pub(crate) fn start_read<D: Device<Memory = M>>(
         &mut self,

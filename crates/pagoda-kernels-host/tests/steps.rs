@@ -8,7 +8,7 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
-use faulty::{Commands, Faulty};
+use faulty::{Commands, Faulty, Place};
 use pagoda_backend::BackendError;
 use pagoda_backend_cuda::{CudaBackend, Element, LinearPolicy, MeterDevice};
 use pagoda_engine::{
@@ -153,6 +153,54 @@ fn two_steps_in_flight_give_the_tokens_of_one_and_no_step_allocates() {
 }
 
 #[test]
+fn a_step_is_launched_before_the_host_has_read_the_ids_that_it_needs() {
+    let (Some(one), Some(two)) = (host(), host()) else { return };
+    let commands = Commands::default();
+    let backend_of = |device| backend(&commands, device).without_graphs();
+    let alone = || vec![request(4, 8, SamplingParams::greedy())];
+    let mut engine = engine_over(backend_of(one), PipelineDepth::One);
+    commands.take_trace();
+    let expected = run(&mut engine, 0, alone());
+    assert_eq!(commands.take_trace(), "er".repeat(8));
+    let mut engine = engine_over(backend_of(two), PipelineDepth::Two);
+    commands.take_trace();
+    assert_eq!(run(&mut engine, 0, alone()), expected);
+    assert_eq!(commands.take_trace(), format!("e{}r", "er".repeat(7)));
+}
+
+#[test]
+fn a_stop_that_is_found_a_step_late_drops_the_step_that_ran_on() {
+    let (Some(one), Some(two)) = (host(), host()) else { return };
+    let commands = Commands::default();
+    let backend_of = |device| backend(&commands, device).without_graphs();
+    let mut alone = engine_over(backend_of(one), PipelineDepth::One);
+    let unstopped = run(&mut alone, 0, requests());
+    let stop = unstopped[0].as_ref().expect("no fault")[5].1;
+    let stopping = || {
+        let mut requests = requests();
+        requests[0].stop.stop_token_ids = [stop].into();
+        requests
+    };
+    commands.take_trace();
+    let expected = run(&mut alone, 100, stopping());
+    assert!(expected[0].as_ref().is_ok_and(|tokens| tokens.len() <= 6), "{expected:?}");
+    assert_eq!(expected[1..], unstopped[1..]);
+    let mut pipelined = engine_over(backend_of(two), PipelineDepth::Two);
+    assert_eq!(run(&mut pipelined, 0, stopping()), expected);
+    // Alone, so that the step which ran on shows; and its block is free for others.
+    for (engine, num_steps) in [(&mut alone, 0), (&mut pipelined, 1)] {
+        commands.take_trace();
+        let answers = run(engine, 200, stopping().drain(..1).collect());
+        assert_eq!(answers, expected[..1]);
+        let num_tokens = answers[0].as_ref().map_or(0, Vec::len);
+        let num_launched = commands.take_trace().matches('e').count();
+        assert_eq!(num_launched, num_tokens + num_steps, "steps for {num_tokens} tokens");
+        engine.assert_integrity();
+        assert_eq!(run(engine, 300, requests()), unstopped);
+    }
+}
+
+#[test]
 fn captured_steps_give_the_tokens_of_single_launches() {
     let (Some(single), Some(captured), Some(refused)) = (host(), host(), host()) else { return };
     let commands = Commands::default();
@@ -198,9 +246,11 @@ fn a_refused_launch_fails_its_step_and_the_next_request_is_served() {
     let commands = Commands::default();
     let mut engine = engine_over(backend(&commands, device).without_graphs(), PipelineDepth::Two);
     let expected = run(&mut engine, 0, requests());
-    // In the middle of a forward pass, and at the choice of a token.
-    for (index, num_launches) in [3, 40].into_iter().enumerate() {
-        commands.fail_launch_after(num_launches, BackendError::Refused("no room".into()));
+    let (num_allocs, ..) = commands.counts();
+    // In the middle of a forward pass, of a later one, and at the choice of a token.
+    for (index, place) in [Place::After(3), Place::After(40), Place::Kernel("sample")].into_iter().enumerate()
+    {
+        commands.fail_launch(place, BackendError::Refused("no room".into()));
         let first_id = 10 + 20 * index as u64;
         let failed = run(&mut engine, first_id, vec![request(4, 12, SamplingParams::greedy())]);
         match &failed[0] {
@@ -211,6 +261,7 @@ fn a_refused_launch_fails_its_step_and_the_next_request_is_served() {
         }
         assert_eq!(run(&mut engine, first_id + 10, requests()), expected);
     }
+    assert_eq!(commands.counts().0, num_allocs, "a step after a fault allocated");
     engine.assert_integrity();
 }
 
@@ -219,7 +270,7 @@ fn a_lost_device_stops_the_engine_and_every_request() {
     let Some(device) = host() else { return };
     let commands = Commands::default();
     let mut engine = engine_over(backend(&commands, device).without_graphs(), PipelineDepth::Two);
-    commands.fail_launch_after(70, BackendError::Fatal("CUDA_ERROR_ILLEGAL_ADDRESS".into()));
+    commands.fail_launch(Place::After(70), BackendError::Fatal("CUDA_ERROR_ILLEGAL_ADDRESS".into()));
     let answers = run(&mut engine, 0, requests());
     let num_stopped = answers.iter().filter(|answer| answer.is_err()).count();
     assert!(num_stopped >= 2, "{answers:?}");

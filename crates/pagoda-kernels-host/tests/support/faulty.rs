@@ -9,13 +9,24 @@ use pagoda_backend_cuda::{Device, Launch, TensorMap};
 #[derive(Clone, Default)]
 pub(crate) struct Commands(Arc<Mutex<State>>);
 
+/// Which launch fails.
+#[derive(Clone, Copy)]
+pub(crate) enum Place {
+    /// The one after so many more.
+    After(usize),
+    /// The next one of a kernel whose name begins so.
+    Kernel(&'static str),
+}
+
 #[derive(Default)]
 struct State {
     num_allocs: usize,
     num_launches: usize,
     num_replays: usize,
-    /// Launches until the error.
-    fail_launch: Option<(usize, BackendError)>,
+    /// `e` for a step's first launch, `r` for a result that the host has waited for.
+    trace: String,
+    /// Where a launch fails, once.
+    fail_launch: Option<(Place, BackendError)>,
     /// Allocations until there is no memory left.
     allocs_left: Option<usize>,
     refuses_captures: bool,
@@ -24,9 +35,9 @@ struct State {
 }
 
 impl Commands {
-    /// The launch after `num_launches` more fails; a fatal error stays.
-    pub(crate) fn fail_launch_after(&self, num_launches: usize, error: BackendError) {
-        self.0.lock().expect("no panic with the lock").fail_launch = Some((num_launches, error));
+    /// A launch fails; a fatal error stays.
+    pub(crate) fn fail_launch(&self, place: Place, error: BackendError) {
+        self.0.lock().expect("no panic with the lock").fail_launch = Some((place, error));
     }
 
     /// There is memory for `num_allocs` more allocations.
@@ -45,26 +56,36 @@ impl Commands {
         (state.num_allocs, state.num_launches, state.num_replays)
     }
 
+    /// What has happened since the last call: see `State::trace`.
+    pub(crate) fn take_trace(&self) -> String {
+        std::mem::take(&mut self.0.lock().expect("no panic with the lock").trace)
+    }
+
+    fn note(&self, what: char) {
+        self.0.lock().expect("no panic with the lock").trace.push(what);
+    }
+
     fn check(&self) -> Result<(), BackendError> {
         self.0.lock().expect("no panic with the lock").lost.clone().map_or(Ok(()), Err)
     }
 
-    fn launch(&self) -> Result<(), BackendError> {
+    fn launch(&self, kernel: &str) -> Result<(), BackendError> {
         let mut state = self.0.lock().expect("no panic with the lock");
         state.num_launches += 1;
-        match state.fail_launch.take() {
-            None => Ok(()),
-            Some((0, error)) => {
-                if matches!(error, BackendError::Fatal(_)) {
-                    state.lost = Some(error.clone());
-                }
-                Err(error)
-            }
-            Some((num_launches, error)) => {
-                state.fail_launch = Some((num_launches - 1, error));
-                Ok(())
-            }
+        let Some((place, error)) = state.fail_launch.take() else { return Ok(()) };
+        let later = match place {
+            Place::After(0) => None,
+            Place::After(num_launches) => Some(Place::After(num_launches - 1)),
+            Place::Kernel(start) => (!kernel.starts_with(start)).then_some(place),
+        };
+        if let Some(later) = later {
+            state.fail_launch = Some((later, error));
+            return Ok(());
         }
+        if matches!(error, BackendError::Fatal(_)) {
+            state.lost = Some(error.clone());
+        }
+        Err(error)
     }
 
     fn alloc(&self, what: &'static str, num_bytes: usize) -> Result<(), BackendError> {
@@ -135,6 +156,7 @@ impl<D: Device> Device for Faulty<D> {
 
     fn finish_read(&mut self, reading: D::Reading, bytes: &mut [u8]) -> Result<(), BackendError> {
         self.commands.check()?;
+        self.commands.note('r');
         self.inner.finish_read(reading, bytes)
     }
 
@@ -150,7 +172,10 @@ impl<D: Device> Device for Faulty<D> {
 
     fn launch(&mut self, launch: &Launch<'_>) -> Result<(), BackendError> {
         self.commands.check()?;
-        self.commands.launch()?;
+        self.commands.launch(launch.kernel)?;
+        if launch.kernel.starts_with("embed") {
+            self.commands.note('e');
+        }
         self.inner.launch(launch)
     }
 

@@ -53,6 +53,8 @@ fn main() {
         log += resources;
     }
     table += "];\n";
+    let archs = if embedded.is_empty() { String::new() } else { wanted_archs() };
+    writeln!(table, "pub(crate) static ARCHS: &str = {archs:?};").expect("a string grows");
     fs::write(out_dir.join("images.rs"), table).expect("OUT_DIR is writable");
     fs::write(out_dir.join("resources.log"), log).expect("OUT_DIR is writable");
     println!("cargo::rustc-env=PAGODA_KERNEL_RESOURCES={}", out_dir.join("resources.log").display());
@@ -84,6 +86,10 @@ fn is_new_enough(nvcc: &Path) -> bool {
     major.is_some_and(|major| major >= 13)
 }
 
+fn wanted_archs() -> String {
+    env::var("PAGODA_CUDA_ARCHS").unwrap_or_else(|_| ALL_ARCHS.to_owned())
+}
+
 /// Name, fatbin and resource log of every kernel file. Files compile side by side: each takes seconds per architecture.
 fn compile_all(
     nvcc: &Path,
@@ -91,7 +97,7 @@ fn compile_all(
     sources: &[PathBuf],
     out_dir: &Path,
 ) -> Result<Vec<(String, PathBuf, String)>, String> {
-    let archs = env::var("PAGODA_CUDA_ARCHS").unwrap_or_else(|_| ALL_ARCHS.to_owned());
+    let archs = wanted_archs();
     let num_jobs = thread::available_parallelism().map_or(1, usize::from);
     let mut compiled = Vec::new();
     for group in sources.chunks(num_jobs) {

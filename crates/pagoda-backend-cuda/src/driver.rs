@@ -108,6 +108,11 @@ impl DriverDevice {
         Ok(free_bytes as u64)
     }
 
+    /// For others to watch its memory while it works.
+    pub fn memory_meter(&self) -> MemoryMeter {
+        MemoryMeter { context: self.context }
+    }
+
     fn make_current(&self) -> Result<(), BackendError> {
         // SAFETY: the context is retained as long as the process lives.
         unsafe { result::ctx::set_current(self.context) }.map_err(step_error)
@@ -132,6 +137,26 @@ impl DriverDevice {
         }
         self.functions.insert(kernel, function);
         Ok(function)
+    }
+}
+
+/// Tells a GPU's free memory to whoever asks, on any thread.
+#[derive(Debug)]
+pub struct MemoryMeter {
+    context: sys::CUcontext,
+}
+
+// SAFETY: a handle of the driver, which may be used from any thread in which the context is current.
+unsafe impl Send for MemoryMeter {}
+// SAFETY: as above.
+unsafe impl Sync for MemoryMeter {}
+
+impl MemoryMeter {
+    /// Bytes that nobody has taken; a device that is lost does not say.
+    pub fn free_bytes(&self) -> Option<u64> {
+        // SAFETY: the context is retained as long as the process lives.
+        unsafe { result::ctx::set_current(self.context) }.ok()?;
+        result::mem_get_info().ok().map(|(free_bytes, _total_bytes)| free_bytes as u64)
     }
 }
 

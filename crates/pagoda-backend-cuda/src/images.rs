@@ -7,6 +7,11 @@ pub fn embedded_kernels() -> impl ExactSizeIterator<Item = &'static str> {
     IMAGES.iter().map(|(name, _)| *name)
 }
 
+/// Architectures that the embedded kernels were compiled for (`80`, `90a`); empty if the build had no nvcc.
+pub fn embedded_archs() -> impl Iterator<Item = &'static str> {
+    ARCHS.split_whitespace()
+}
+
 /// Every file and its fatbin.
 pub(crate) fn images() -> impl Iterator<Item = (&'static str, &'static [u8])> {
     IMAGES.iter().copied()

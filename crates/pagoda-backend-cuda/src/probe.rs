@@ -52,6 +52,8 @@ pub struct DeviceInfo {
     pub num_multiprocessors: i32,
     /// Bytes of memory.
     pub total_bytes: u64,
+    /// Major and minor version of the CUDA that the driver speaks.
+    pub driver_version: (i32, i32),
 }
 
 /// The devices of this machine. Never panics, whatever is missing.
@@ -68,16 +70,22 @@ pub fn probe() -> Result<Vec<DeviceInfo>, CudaUnavailable> {
     // SAFETY: the library is there and initialised; `version` outlives the call.
     unsafe { sys::cuDriverGetVersion(&raw mut version) }.result().map_err(driver_error)?;
     if version < MIN_DRIVER {
-        return Err(CudaUnavailable::DriverTooOld { major: version / 1000, minor: version % 1000 / 10 });
+        let (major, minor) = version_parts(version);
+        return Err(CudaUnavailable::DriverTooOld { major, minor });
     }
     let count = result::device::get_count().map_err(driver_error)?;
     if count == 0 {
         return Err(CudaUnavailable::NoDevice);
     }
-    (0..count).map(|ordinal| describe(ordinal).map_err(driver_error)).collect()
+    (0..count).map(|ordinal| describe(ordinal, version_parts(version)).map_err(driver_error)).collect()
 }
 
-fn describe(ordinal: i32) -> Result<DeviceInfo, DriverError> {
+/// 13010 is 13.1.
+fn version_parts(version: i32) -> (i32, i32) {
+    (version / 1000, version % 1000 / 10)
+}
+
+fn describe(ordinal: i32, driver_version: (i32, i32)) -> Result<DeviceInfo, DriverError> {
     let device = result::device::get(ordinal)?;
     // SAFETY: `device` is a device that the driver just gave us.
     let attribute = |which| unsafe { result::device::get_attribute(device, which) };
@@ -91,6 +99,7 @@ fn describe(ordinal: i32) -> Result<DeviceInfo, DriverError> {
         num_multiprocessors: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         // SAFETY: as above.
         total_bytes: unsafe { result::device::total_mem(device)? } as u64,
+        driver_version,
     })
 }
 

@@ -55,6 +55,7 @@ pub use config::{AutoToolChoice, ConnectionLimits, DrainLimits, RequestLimits, S
 pub use embedding::{EmbedFunction, EmbeddingError, EmbeddingSource, LoadFunction, LoadedEncoder};
 pub use keys::{ApiKeys, KeyError, KeyRole, MAX_KEY_LEN, MIN_KEY_LEN};
 pub use listener::{DrainReport, listen};
+pub use metrics::{DeviceReport, FreeBytes};
 pub use model::{LoadedModel, SamplingDefaults, TokenPayload};
 pub use routes::{Policy, RouteInfo, WhileDraining, routes};
 pub use server::{Server, ServerError};

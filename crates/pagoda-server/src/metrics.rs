@@ -2,6 +2,7 @@
 //! they happen; engine figures are copied from the engine's own counters when somebody asks.
 
 mod clock;
+mod device;
 mod embedding;
 mod step_sizes;
 mod text;
@@ -20,6 +21,8 @@ use prometheus_client::registry::Registry;
 use crate::state::unix_seconds;
 
 pub(crate) use clock::RequestClock;
+use device::DeviceMetrics;
+pub use device::{DeviceReport, FreeBytes};
 pub(crate) use embedding::EmbeddingMetrics;
 use step_sizes::StepSizes;
 pub(crate) use text::Exposition;
@@ -78,6 +81,7 @@ type FloatGauge = Gauge<f64, AtomicU64>;
 pub(crate) struct Metrics {
     registry: Registry,
     engine: EngineMetrics,
+    device: DeviceMetrics,
     requests: RequestMetrics,
 }
 
@@ -124,7 +128,13 @@ pub(crate) struct RequestMetrics {
 }
 
 impl Metrics {
-    pub(crate) fn new(model_name: &str, max_model_len: usize, block_size: usize, num_blocks: usize) -> Self {
+    /// `(block_size, num_blocks)` is the KV cache's layout.
+    pub(crate) fn new(
+        model_name: &str,
+        max_model_len: usize,
+        (block_size, num_blocks): (usize, usize),
+        device: DeviceReport,
+    ) -> Self {
         let labels = [("model_name", model_name.to_owned()), ("engine", "0".to_owned())];
         let labels = labels.map(|(name, value)| (Cow::Borrowed(name), Cow::Owned(value)));
         let mut registry = Registry::with_labels(labels.into_iter());
@@ -137,7 +147,8 @@ impl Metrics {
             CacheConfig { block_size: block_size.to_string(), num_gpu_blocks: num_blocks.to_string() };
         cache_config.get_or_create(&config).set(1);
         registry.register("vllm:cache_config_info", "The layout of the KV cache", cache_config);
-        Metrics { registry, engine, requests }
+        let device = DeviceMetrics::register(device, &mut registry);
+        Metrics { registry, engine, device, requests }
     }
 
     pub(crate) fn requests(&self) -> &RequestMetrics {
@@ -152,6 +163,7 @@ impl Metrics {
         exposition: Exposition,
     ) -> String {
         self.engine.update(stats);
+        self.device.update();
         let registries = [Some(&self.registry), embeddings.map(|embeddings| &embeddings.registry)];
         exposition.encode(registries.into_iter().flatten())
     }

@@ -8,7 +8,7 @@ use pagoda_engine::{EngineHandle, TokenLogprobs};
 use pagoda_text::{ChatTemplate, GrammarCompiler, GrammarOptions, Tokenizer};
 
 use crate::ServerConfig;
-use crate::metrics::Metrics;
+use crate::metrics::{DeviceReport, Metrics};
 use crate::parsing::ModelParsing;
 use crate::prefix_log::PrefixLog;
 
@@ -31,6 +31,8 @@ pub struct LoadedModel {
     pub max_trained_len: usize,
     /// Tokens per KV block, for the metrics.
     pub block_size: usize,
+    /// Where the model runs, for the metrics.
+    pub device: DeviceReport,
 }
 
 /// The sampling numbers that count when a client does not say. The model's generation_config may change them.
@@ -75,8 +77,8 @@ impl ServedModel {
     pub(crate) fn new(model: LoadedModel, config: &ServerConfig) -> Self {
         let max_model_len = model.engine.limits().max_model_len;
         let num_blocks = model.engine.stats().kv_blocks_total as usize + 1;
-        let metrics =
-            Metrics::new(&config.served_model_names[0], max_model_len, model.block_size, num_blocks);
+        let layout = (model.block_size, num_blocks);
+        let metrics = Metrics::new(&config.served_model_names[0], max_model_len, layout, model.device);
         let options = GrammarOptions {
             eos_ids: model.stop_token_ids.clone(),
             limits: config.grammar_limits.clone(),

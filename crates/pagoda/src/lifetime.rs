@@ -73,7 +73,7 @@ mod tests {
 
     use pagoda_engine::{EngineConfig, EngineHandle, TokenLogprobs};
     use pagoda_model::Checkpoint;
-    use pagoda_server::{LoadedModel, SamplingDefaults, ServerConfig};
+    use pagoda_server::{DeviceReport, LoadedModel, SamplingDefaults, ServerConfig};
     use pagoda_testkit::{Fault, FaultPlan, TokenMemoryConfig, TokenMemoryExecutor};
 
     use super::*;
@@ -101,6 +101,7 @@ mod tests {
             sampling_defaults: SamplingDefaults::default(),
             max_trained_len: 900,
             block_size: 16,
+            device: DeviceReport::default(),
         }
     }
 

@@ -9,6 +9,7 @@ mod bench;
 mod config;
 mod conformance;
 mod device;
+mod device_report;
 mod doctor;
 mod embedding;
 mod environment;

@@ -51,7 +51,7 @@ pub(crate) fn try_attach(backend: &mut CudaBackend<DriverDevice>) -> Result<(), 
 }
 
 /// The library's files in Python's folders; what lies elsewhere is found by the system's loader.
-fn libraries(folders: &[PathBuf]) -> Vec<PathBuf> {
+pub(crate) fn libraries(folders: &[PathBuf]) -> Vec<PathBuf> {
     let packages: Vec<PathBuf> = folders.iter().flat_map(|folder| package_folders(folder)).collect();
     // Of all the newer ones first.
     let named = |(folder, name): (&str, &str)| {

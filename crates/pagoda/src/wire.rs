@@ -13,7 +13,7 @@ use pagoda_server::{LoadedModel, SamplingDefaults};
 use crate::args::ServeArgs;
 use crate::config::Config;
 use crate::device::Device;
-use crate::text;
+use crate::{device_report, text};
 
 /// A model that is ready to serve, and what it took.
 pub(crate) struct Wired {
@@ -37,6 +37,7 @@ pub(crate) fn load(
     let chat_template = text::chat_template(&assets, args.chat_template.as_deref())?;
     let tokenizer = Arc::new(text::tokenizer(assets)?);
 
+    let report = device_report::of(&device);
     let runner = device.load(checkpoint, config.runner).context("loading the model")?;
     let (memory, device) = (runner.memory(), runner.describe());
 
@@ -52,6 +53,7 @@ pub(crate) fn load(
         sampling_defaults: sampling_defaults(&checkpoint.generation_defaults()),
         max_trained_len: checkpoint.config().max_position_embeddings,
         block_size: config.runner.block_size,
+        device: device_report::loaded(report, device.clone(), memory),
     };
     Ok(Wired { model, memory, device })
 }

@@ -8,7 +8,9 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use pagoda_engine::{EngineConfig, EngineHandle, StepPlan};
-use pagoda_server::{DrainReport, LoadedModel, SamplingDefaults, Server, ServerConfig, TokenPayload};
+use pagoda_server::{
+    DeviceReport, DrainReport, LoadedModel, SamplingDefaults, Server, ServerConfig, TokenPayload,
+};
 use pagoda_testkit::{
     FaultPlan, HashSource, SampleContext, ScriptSource, TokenMemoryConfig, TokenMemoryExecutor, TokenSource,
 };
@@ -161,6 +163,7 @@ impl Setup {
             sampling_defaults: SamplingDefaults::default(),
             max_trained_len: 4096,
             block_size,
+            device: DeviceReport::default(),
         });
         TestServer { engine: Some(engine), ..test }
     }

@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 
 use pagoda_engine::{EngineConfig, EngineHandle};
 use pagoda_model::Checkpoint;
-use pagoda_server::{LoadedModel, SamplingDefaults, Server, ServerConfig};
+use pagoda_server::{DeviceReport, LoadedModel, SamplingDefaults, Server, ServerConfig};
 use pagoda_testkit::{Faults, ReplySource, SampleContext, TokenMemoryConfig, TokenMemoryExecutor};
 use pagoda_text::Tokenizer;
 use serde::Deserialize;
@@ -106,6 +106,7 @@ impl ScriptedServer {
             sampling_defaults: SamplingDefaults::default(),
             max_trained_len: checkpoint.config().max_position_embeddings,
             block_size: BLOCK_SIZE,
+            device: DeviceReport::default(),
         };
         let config = ServerConfig::new(cast.names.iter().map(|name| (*name).to_owned()).collect());
         let stage = listen(script, faults);

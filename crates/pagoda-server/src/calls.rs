@@ -44,7 +44,7 @@ pub(crate) fn constraint(
         (ToolChoice::Auto, Some(spec)) => value(spec, &bounds)?,
         (ToolChoice::Auto, None) => Otherwise::Text,
     };
-    let lark = ToolGrammar {
+    let grammar = ToolGrammar {
         format: support.format(),
         tools: &tools.set,
         only,
@@ -55,11 +55,27 @@ pub(crate) fn constraint(
         stop_ids: &model.stop_token_ids,
         bounds: &bounds,
     };
-    let lark = lark.to_lark().map_err(|error| {
+    if tracing::enabled!(tracing::Level::DEBUG) {
+        log_dropped(&grammar);
+    }
+    let lark = grammar.to_lark().map_err(|error| {
         let path = error.error.path.strip_prefix('$').unwrap_or(&error.error.path);
         ApiError::invalid(format!("tools[{}].function.parameters{path}", error.tool), &error.error.reason)
     })?;
     Ok(Some(ConstraintSpec { source: GrammarSource::Lark(lark), param: "tools".into() }))
+}
+
+/// Says whose schemas are followed in part only: no text of the client's.
+fn log_dropped(grammar: &ToolGrammar<'_>) {
+    for (tool, num_keywords) in grammar.num_dropped().into_iter().enumerate() {
+        if num_keywords > 0 {
+            tracing::debug!(
+                tool,
+                num_keywords,
+                "a tool that is not strict is followed without some keywords"
+            );
+        }
+    }
 }
 
 /// The value that may come instead of a call.

@@ -400,6 +400,43 @@ async fn schemas_that_cannot_be_followed_are_named() {
     }
 }
 
+/// As pydantic, zod and MCP servers write them.
+#[tokio::test]
+async fn a_tool_that_is_not_strict_is_followed_without_what_cannot_be() {
+    let parameters = json!({
+        "type": "object",
+        "properties": {
+            "tags": {"type": "array", "uniqueItems": true, "maxItems": 3, "items": {"enum": ["a", "b"]}},
+            "count": {"type": "integer", "minimum": -9_007_199_254_740_991i64, "maximum": 9_007_199_254_740_991i64},
+            "not": {"type": "string", "maxLength": 5, "pattern": "^(?!x)"},
+        },
+        "required": ["tags", "count", "not"],
+        "not": {"required": ["other"]},
+        "if": {"required": ["tags"]},
+        "then": {"required": ["count"]},
+        "dependentRequired": {"tags": ["count"]},
+    });
+    let tool = |is_strict: bool| {
+        let function = json!({"name": "f", "strict": is_strict, "parameters": parameters});
+        json!({"tools": [{"type": "function", "function": function}], "tool_choice": "required", "max_tokens": 900})
+    };
+    for template in [tool_templates::hermes(), tool_templates::qwen3_coder(), tool_templates::pythonic()] {
+        let server = random(template, &[]).start().await;
+        let found = calls(&ask(&server, &with(asking(), tool(false))).await);
+        assert!(!found.is_empty());
+        for (name, arguments) in found {
+            let keys: Vec<&str> = arguments.as_object().unwrap().keys().map(String::as_str).collect();
+            assert_eq!((name.as_str(), keys), ("f", vec!["tags", "count", "not"]), "{arguments}");
+            let tags = arguments["tags"].as_array().unwrap();
+            assert!(tags.len() <= 3 && tags.iter().all(|tag| tag == "a" || tag == "b"), "{arguments}");
+            let is_whole = arguments["count"].as_f64().is_some_and(|count| count.fract() == 0.0);
+            assert!(is_whole && arguments["not"].as_str().unwrap().chars().count() <= 5, "{arguments}");
+        }
+        let (status, _, named) = server.post(CHAT, &with(asking(), tool(true))).await.error();
+        assert_eq!((status, named.as_str()), (400, "tools[0].function.parameters.not"));
+    }
+}
+
 #[tokio::test]
 async fn thinking_ends_when_its_budget_is_spent() {
     let thinking =

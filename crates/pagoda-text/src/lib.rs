@@ -43,7 +43,7 @@ pub use chat::{
 pub use detokenizer::{DetokenizeOptions, Detokenizer, TextPosition};
 pub use grammar::{
     Grammar, GrammarCompiler, GrammarError, GrammarLimits, GrammarOptions, GrammarSource, MatchError,
-    Matcher, SchemaBounds, SchemaError, bounded,
+    Matcher, Relaxed, SchemaBounds, SchemaError, bounded, relaxed,
 };
 pub use guard::is_within_panic_boundary;
 pub use reasoning::{ReasoningDelta, ReasoningParser, ReasoningTags};

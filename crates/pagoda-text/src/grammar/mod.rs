@@ -39,5 +39,5 @@ pub use compiler::{Grammar, GrammarCompiler};
 pub use error::{GrammarError, MatchError, SchemaError};
 pub use limits::{GrammarLimits, GrammarOptions, SchemaBounds};
 pub use matcher::Matcher;
-pub use schema::bounded;
+pub use schema::{Relaxed, bounded, relaxed};
 pub use source::GrammarSource;

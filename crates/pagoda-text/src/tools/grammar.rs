@@ -20,7 +20,7 @@ use super::format::{CallSyntax, NamedSyntax, TaggedSyntax, ToolFormat};
 use super::marker::Marker;
 use super::tool::{Tool, ToolSet};
 use crate::Tokenizer;
-use crate::grammar::{SchemaBounds, SchemaError, bounded};
+use crate::grammar::{SchemaBounds, SchemaError, bounded, relaxed};
 use arguments::{Property, TextLeaf, parameters, properties, text_leaves};
 
 /// What the model may write besides calls.
@@ -91,6 +91,15 @@ impl ToolGrammar<'_> {
         Ok(rules)
     }
 
+    /// How many keywords were left out of each tool's schema because nothing can follow them; no strict tool's are.
+    pub fn num_dropped(&self) -> Vec<usize> {
+        let num_of = |tool: &Tool| match &tool.parameters {
+            Some(schema) if !tool.is_strict => relaxed(schema).dropped.len(),
+            _ => 0,
+        };
+        self.tools.tools().iter().map(num_of).collect()
+    }
+
     fn write_start(&self, rules: &mut String) {
         let space = if self.may_lead_with_space { "LEAD? " } else { "" };
         if self.may_lead_with_space {
@@ -152,11 +161,13 @@ impl ToolGrammar<'_> {
             }
             CallSyntax::Tagged(tagged) => {
                 let head = self.literal(&format!("{}{}", tool.name, tagged.after_name.text()));
-                format!("{head} {}", self.write_tagged(rules, index, &schema, tagged)?)
+                let arguments = self.properties(&schema, tool.is_strict)?;
+                format!("{head} {}", self.write_tagged(rules, index, arguments, tagged)?)
             }
             CallSyntax::Pythonic => {
                 let head = quoted(&format!("{}(", tool.name));
-                format!("{head} {} {}", self.write_keywords(rules, index, &schema)?, quoted(")"))
+                let arguments = self.properties(&schema, tool.is_strict)?;
+                format!("{head} {} {}", self.write_keywords(rules, index, arguments)?, quoted(")"))
             }
         };
         line(rules, &format!("call_{index}: {body}"));
@@ -179,11 +190,11 @@ impl ToolGrammar<'_> {
         &self,
         rules: &mut String,
         index: usize,
-        schema: &Value,
+        arguments: Vec<Property<'_>>,
         tagged: &TaggedSyntax,
     ) -> Result<String, SchemaError> {
         let mut body = String::new();
-        for (number, property) in self.properties(schema)?.into_iter().enumerate() {
+        for (number, property) in arguments.into_iter().enumerate() {
             let rule = format!("argument_{index}_{number}");
             let open = format!("{}{}{}", tagged.key_open.text(), property.key, tagged.key_close.text());
             let value = self.write_tagged_value(rules, &rule, &property, &tagged.value_close)?;
@@ -194,8 +205,8 @@ impl ToolGrammar<'_> {
     }
 
     /// The arguments of a schema; they share the room.
-    fn properties<'a>(&self, schema: &'a Value) -> Result<Vec<Property<'a>>, SchemaError> {
-        let mut properties = properties(schema)?;
+    fn properties<'a>(&self, schema: &'a Value, is_strict: bool) -> Result<Vec<Property<'a>>, SchemaError> {
+        let mut properties = properties(schema, is_strict)?;
         let bounds = self.bounds.within(self.bounds.room_tokens / properties.len().max(1));
         properties.iter_mut().for_each(|property| property.bounds = bounds);
         Ok(properties)
@@ -247,11 +258,11 @@ impl ToolGrammar<'_> {
         &self,
         rules: &mut String,
         index: usize,
-        schema: &Value,
+        arguments: Vec<Property<'_>>,
     ) -> Result<String, SchemaError> {
         // From the last to the first: what may follow if an argument came before, and if none did.
         let (mut with_comma, mut without) = (String::new(), String::new());
-        for (number, property) in self.properties(schema)?.into_iter().enumerate().rev() {
+        for (number, property) in arguments.into_iter().enumerate().rev() {
             let rule = format!("argument_{index}_{number}");
             line(rules, &format!("{rule}_value: %json {}", property.bounded()?));
             line(rules, &format!("{rule}: {} {rule}_value", quoted(&format!("{}=", property.key))));

@@ -16,7 +16,7 @@ const MAX_SCHEMAS: usize = 8192;
 /// How many strings a value about which nothing is known counts as.
 const ANY_WEIGHT: usize = 8;
 /// Keywords that restrict a value in a way that cannot be followed token by token.
-const UNSUPPORTED: [&str; 10] = [
+pub(super) const UNSUPPORTED: [&str; 10] = [
     "not",
     "if",
     "then",

@@ -11,9 +11,9 @@ use super::place::Place;
 /// Largest `minLength`; a larger `maxLength` counts as this.
 const MAX_CHARS: usize = 65_536;
 /// Longest repetition in a pattern that sets no limit.
-const PATTERN_REPEAT: usize = 512;
+pub(super) const PATTERN_REPEAT: usize = 512;
 /// Largest pattern.
-const MAX_PATTERN_BYTES: usize = 4096;
+pub(super) const MAX_PATTERN_BYTES: usize = 4096;
 /// Most values of one `enum`.
 const MAX_VALUES: usize = 4096;
 
@@ -163,9 +163,9 @@ pub(super) fn number(
             None => {}
             // The form of the fourth draft.
             Some(Value::Bool(_)) if keyword.starts_with("exclusive") => out[keyword] = map[keyword].clone(),
-            Some(value) if value.as_f64().is_some_and(|number| number.abs() < 1e15) => {
-                out[keyword] = value.clone()
-            }
+            Some(value) if value.as_f64().is_some_and(is_within_digits) => out[keyword] = value.clone(),
+            // Clients write the largest integer of their language. The number of digits says less than it anyway.
+            Some(Value::Number(bound)) if is_beyond(keyword, bound.as_f64()) => {}
             Some(Value::Number(_)) => {
                 return Err(place.key(keyword).wrong("must lie between -1e15 and 1e15"));
             }
@@ -199,8 +199,22 @@ pub(super) fn number(
     Ok(out)
 }
 
+/// Whether a bound of numbers has few enough digits.
+pub(super) fn is_within_digits(bound: f64) -> bool {
+    bound.abs() < 1e15
+}
+
+/// Whether a bound lies where no number of few enough digits meets it.
+pub(super) fn is_beyond(keyword: &str, bound: Option<f64>) -> bool {
+    match keyword {
+        "minimum" | "exclusiveMinimum" => bound.is_some_and(|bound| bound <= -1e15),
+        "maximum" | "exclusiveMaximum" => bound.is_some_and(|bound| bound >= 1e15),
+        _ => false,
+    }
+}
+
 /// Whether the compiler can count in steps of `multiple`.
-fn is_divisor(mut multiple: f64) -> bool {
+pub(super) fn is_divisor(mut multiple: f64) -> bool {
     for _ in 0..=MAX_DIVISOR_DIGITS {
         if multiple.fract() == 0.0 {
             return multiple <= MAX_DIVISOR || multiple == 1000.0;
@@ -230,6 +244,19 @@ pub(super) fn count(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bounds_beyond_the_digits_say_nothing_and_others_say_what_they_say() {
+        let bounds = |schema: Value| {
+            let schema = schema.as_object().expect("an object is given").clone();
+            number(&schema, &Place::root(), true, &SchemaBounds::default())
+        };
+        let largest = 9_007_199_254_740_991i64;
+        let open = bounds(json!({})).expect("it is well-formed");
+        assert_eq!(bounds(json!({"minimum": -largest, "maximum": largest})), Ok(open));
+        assert_eq!(bounds(json!({"maximum": 5, "minimum": 2})).expect("it is well-formed")["maximum"], 5);
+        assert!(bounds(json!({"minimum": largest})).is_err());
+    }
 
     #[test]
     fn a_step_of_numbers_has_few_digits() {

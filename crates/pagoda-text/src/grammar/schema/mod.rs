@@ -23,6 +23,7 @@ mod merge;
 mod pattern;
 mod place;
 mod references;
+mod relaxed;
 mod satisfiable;
 
 use serde_json::{Value, json};
@@ -31,6 +32,8 @@ use super::error::SchemaError;
 use super::limits::SchemaBounds;
 use layout::Layout;
 use place::Place;
+
+pub use relaxed::{Relaxed, relaxed};
 
 /// Shortest `maxLength` that a string gets by its share of the room.
 const MIN_STRING_CHARS: usize = 64;

@@ -2,20 +2,25 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::grammar::{SchemaBounds, SchemaError, bounded};
+use crate::grammar::{SchemaBounds, SchemaError, bounded, relaxed};
 use crate::tools::tool::{ArgumentSchema, Tool};
 
 fn wrong(path: &str, reason: &str) -> SchemaError {
     SchemaError { path: path.into(), reason: reason.into() }
 }
 
-/// The schema of a tool's arguments: an object's.
+/// The schema of a tool's arguments: an object's. What cannot be followed is left out unless the tool is strict.
 pub(super) fn parameters(tool: &Tool) -> Result<Value, SchemaError> {
     let empty = || json!({"type": "object", "properties": {}, "additionalProperties": false});
     let mut schema = match &tool.parameters {
         Some(Value::Object(schema)) if !schema.is_empty() => schema.clone(),
         _ => return Ok(empty()),
     };
+    if !tool.is_strict
+        && let Value::Object(relaxed) = relaxed(&Value::Object(schema.clone())).schema
+    {
+        schema = relaxed;
+    }
     match schema.get("type") {
         Some(Value::String(kind)) if kind == "object" => {}
         Some(Value::Array(kinds)) if kinds.iter().any(|kind| kind == "object") => {
@@ -68,10 +73,12 @@ impl Property<'_> {
     }
 }
 
-/// The arguments of a schema in its order, for formats that write each by itself.
-pub(super) fn properties(schema: &Value) -> Result<Vec<Property<'_>>, SchemaError> {
+/// The arguments of a schema in its order, for formats that write each by itself. Unless it is strict, what holds beside its
+/// properties is left out.
+pub(super) fn properties(schema: &Value, is_strict: bool) -> Result<Vec<Property<'_>>, SchemaError> {
+    let is_enough = !is_strict && schema.get("properties").is_some_and(Value::is_object);
     for name in ["anyOf", "oneOf", "allOf", "not", "if", "$ref", "patternProperties", "dependentSchemas"] {
-        if schema.get(name).is_some() {
+        if schema.get(name).is_some() && !is_enough {
             return Err(wrong(&format!("$.{name}"), "cannot be followed in this model's form of calls"));
         }
     }

@@ -126,7 +126,11 @@ impl<M: Memory> Scratch<M> {
         self.memory.as_ref().map_or(0, Memory::address)
     }
 
-    /// At least `num_bytes` (and at least one).
+    pub(crate) fn num_bytes(&self) -> usize {
+        self.memory.as_ref().map_or(0, Memory::num_bytes)
+    }
+
+    /// At least `num_bytes` (and at least one); what it held is lost if it grows.
     pub(crate) fn reserve<D: Device<Memory = M>>(
         &mut self,
         device: &mut D,

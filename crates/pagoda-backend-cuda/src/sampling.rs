@@ -100,6 +100,11 @@ impl<M: Memory> SampleLists<M> {
         rows: &[SampleRow<'_>],
         (vocab_size, first): (usize, usize),
     ) -> Result<(SampleParams, SampleOutput<M>), BackendError> {
+        // Growing would lose what the step sampled before.
+        assert!(
+            first == 0 || self.last_samples.num_bytes() >= (first + rows.len()) * 4,
+            "samples of a second part of a step, for which nothing was reserved"
+        );
         self.lay_out(rows);
         let num_top: Vec<usize> =
             rows.iter().map(|row| row.num_logprobs.map_or(0, |n| (n as usize).min(vocab_size))).collect();

@@ -135,13 +135,15 @@ fn take_samples<B: Backend>(subject: &mut Subject<B>, tokens: &[u32], vocab: usi
     }
     let logits = subject.logits(&logits, vocab)?;
     let rows: Vec<SampleRow<'_>> = (0..tokens.len() as u32).map(SampleRow::greedy).collect();
-    // One after the other, as a step with many rows does.
+    // All at once, which makes room for all; then one after the other, as a step with many rows does.
     let mut samples = Vec::new();
-    for (first, rows) in rows.chunks(1).enumerate() {
+    for (num_rows, first) in std::iter::once((rows.len(), 0)).chain((0..rows.len()).map(|row| (1, row))) {
+        let rows = &rows[first..first + num_rows];
         let op = Sample { logits: &logits, vocab_size: vocab, rows, first };
         let pending = subject.backend.sample(op).map_err(text)?;
         samples.extend(subject.backend.read_back(pending).map_err(text)?);
     }
+    let samples = &samples[rows.len()..];
     let chosen: Vec<u32> =
         samples.iter().map(|sample| sample.as_ref().map_or(u32::MAX, |s| s.token)).collect();
     if chosen == tokens { Ok(()) } else { Err(format!("greedy chose {chosen:?} instead of {tokens:?}")) }

@@ -161,10 +161,13 @@ impl ChoiceText {
         self.is_finished = finish.is_some();
         let mut deltas = self.parser.push(&text);
         if let Some(finish) = &finish {
-            deltas.extend(
-                self.parser
-                    .finish(matches!(finish, Finish::Length | Finish::StopString(_) | Finish::Repetition)),
-            );
+            let is_cut = match finish {
+                Finish::Length | Finish::Repetition => true,
+                // What a model wrote freely is a call only if it is whole.
+                Finish::StopString(_) | Finish::StopToken(_) => self.parser.announces_at_name(),
+                Finish::EndOfText => false,
+            };
+            deltas.extend(self.parser.finish(is_cut));
         }
         self.num_bytes_sent = self.num_bytes_passed.saturating_sub(self.parser.num_bytes_held());
         let parts = self.parts(deltas);
@@ -172,8 +175,8 @@ impl ChoiceText {
             return None;
         }
         let tokens = self.release();
-        let has_tool_calls = self.parser.num_calls() > 0;
-        Some(ChoiceDelta { choice: self.index, parts, tokens, finish, has_tool_calls })
+        let ends_with_call = self.parser.num_calls() > 0 && !self.parser.ends_within_call();
+        Some(ChoiceDelta { choice: self.index, parts, tokens, finish, ends_with_call })
     }
 
     /// The deltas as the answer has them: calls with their ids, neighbours of one kind joined.

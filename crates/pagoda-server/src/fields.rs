@@ -32,6 +32,11 @@ impl Fields {
         ApiError::invalid(self.param(name), rule)
     }
 
+    /// Whether any field, known or not, is more than null.
+    pub(crate) fn has_values(&self) -> bool {
+        self.map.values().any(|value| !value.is_null())
+    }
+
     /// The value of a field, null counting as absent.
     pub(crate) fn take(&mut self, name: &str) -> Option<Value> {
         // The map keeps the client's order; `swap_remove` does not shift the rest.

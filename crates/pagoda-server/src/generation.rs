@@ -208,8 +208,8 @@ pub(crate) struct ChoiceDelta {
     pub(crate) tokens: Vec<OutputToken>,
     /// Present on the choice's last delta.
     pub(crate) finish: Option<Finish>,
-    /// Whether the choice has called a tool by now.
-    pub(crate) has_tool_calls: bool,
+    /// Whether the choice has called a tool by now, and the last call is not known to be cut.
+    pub(crate) ends_with_call: bool,
 }
 
 /// A piece of an answer. Pieces of one kind that follow each other are one.
@@ -315,6 +315,8 @@ pub(crate) struct AnswerChoice {
     pub(crate) tool_calls: Vec<ToolCall>,
     pub(crate) tokens: Vec<OutputToken>,
     pub(crate) finish: Option<Finish>,
+    /// Whether it called tools, and the last call is whole.
+    pub(crate) ends_with_call: bool,
 }
 
 /// One call of a finished choice.
@@ -356,6 +358,7 @@ impl Answer {
                 delta.parts.into_iter().for_each(|part| choice.push(part));
                 choice.tokens.extend(delta.tokens);
                 choice.finish = delta.finish.or(choice.finish.take());
+                choice.ends_with_call = delta.ends_with_call;
             }
             GenerationEvent::Done(usage) => self.usage = usage,
             GenerationEvent::Failed(error) => return Err(error),

@@ -9,7 +9,7 @@ use pagoda_text::{
 use serde_json::Value;
 
 use crate::calls::are_constrained;
-use crate::generation::{Generation, ToolUse};
+use crate::generation::{Generation, ToolChoice, ToolUse};
 use crate::model::ServedModel;
 
 /// Known once the model is loaded.
@@ -19,6 +19,7 @@ pub(crate) struct ModelParsing {
     /// Special tokens within the markup, which the text must show.
     tool_ids: Arc<[u32]>,
     reasoning_ids: Arc<[u32]>,
+    overshoots: Arc<[Vec<u32>]>,
 }
 
 impl ModelParsing {
@@ -29,7 +30,16 @@ impl ModelParsing {
         let reasoning_ids = special_ids(tokenizer, &tags().collect::<Vec<_>>());
         let markers = tools.iter().flat_map(|tools| tools.format().markers()).chain(tags());
         let tool_ids = special_ids(tokenizer, &markers.collect::<Vec<_>>());
-        ModelParsing { tool_ids, reasoning_ids, tools, reasoning }
+        let tokens = || (0..tokenizer.vocab_size() as u32).map(|id| (id, tokenizer.token_bytes(id)));
+        let overshoots = reasoning.as_ref().map(|tags| overshoots(tokens(), tags.close.as_bytes()));
+        let overshoots = overshoots.unwrap_or_default().into();
+        ModelParsing { tool_ids, reasoning_ids, tools, reasoning, overshoots }
+    }
+
+    /// For each number of bytes that may lack of the closing tag, one more than the index, the tokens that hold those bytes
+    /// and more behind them.
+    pub(crate) fn overshoots(&self) -> &Arc<[Vec<u32>]> {
+        &self.overshoots
     }
 
     /// How the model writes calls, if it has a template at all.
@@ -56,6 +66,24 @@ impl ModelParsing {
     }
 }
 
+/// See [`ModelParsing::overshoots`].
+fn overshoots<'a>(tokens: impl Iterator<Item = (u32, &'a [u8])>, close: &[u8]) -> Vec<Vec<u32>> {
+    let mut found = vec![Vec::new(); close.len()];
+    for (id, bytes) in tokens {
+        for lacking in 1..=close.len() {
+            let end = &close[close.len() - lacking..];
+            if bytes.len() > lacking && bytes.starts_with(end) {
+                found[lacking - 1].push(id);
+            }
+        }
+        let is_within = bytes.windows(close.len().max(1)).any(|window| window == close);
+        if is_within && !bytes.starts_with(close) && !bytes.ends_with(close) {
+            found.last_mut().expect("a tag has bytes").push(id);
+        }
+    }
+    found
+}
+
 /// The special tokens that occur in any of `markers`.
 fn special_ids(tokenizer: &Tokenizer, markers: &[&str]) -> Arc<[u32]> {
     let occurs = |id: &u32| {
@@ -65,12 +93,22 @@ fn special_ids(tokenizer: &Tokenizer, markers: &[&str]) -> Arc<[u32]> {
     tokenizer.special_ids().iter().copied().filter(occurs).collect()
 }
 
+/// How calls are found in an answer.
+#[derive(Clone)]
+struct CallRules {
+    support: ToolSupport,
+    set: Arc<ToolSet>,
+    announce: Announce,
+    /// A call must come, so that there is nothing else.
+    is_forced: bool,
+}
+
 /// How the answers to one prompt are read.
 #[derive(Clone)]
 pub(crate) struct ParseRules {
     /// The tags, and whether the prompt ends with the first.
     reasoning: Option<(ReasoningTags, bool)>,
-    tools: Option<(ToolSupport, Arc<ToolSet>, Announce)>,
+    tools: Option<CallRules>,
     kept_ids: Arc<[u32]>,
 }
 
@@ -89,7 +127,12 @@ impl ParseRules {
             if are_constrained(generation, tools) { Announce::AtName } else { Announce::WhenWhole }
         };
         let tools = generation.tools.as_ref().zip(parsing.tools.clone());
-        let tools = tools.map(|(tools, support)| (support, Arc::clone(&tools.set), announce(tools)));
+        let tools = tools.map(|(tools, support)| CallRules {
+            support,
+            set: Arc::clone(&tools.set),
+            announce: announce(tools),
+            is_forced: tools.choice != ToolChoice::Auto,
+        });
         let kept_ids = if tools.is_some() { &parsing.tool_ids } else { &parsing.reasoning_ids };
         ParseRules { reasoning, tools, kept_ids: Arc::clone(kept_ids) }
     }
@@ -107,10 +150,23 @@ impl ParseRules {
     /// A parser for one answer.
     pub(crate) fn parser(&self) -> AnswerParser {
         let reasoning = self.reasoning.clone().map(|(tags, is_open)| ReasoningParser::new(tags, is_open));
-        let tools = self
-            .tools
-            .as_ref()
-            .map(|(support, set, announce)| ToolCallParser::new(support.format(), set, *announce));
+        let tools = self.tools.as_ref().map(|rules| {
+            let parser = ToolCallParser::new(rules.support.format(), &rules.set, rules.announce);
+            if rules.is_forced { parser.of_calls_only() } else { parser }
+        });
         AnswerParser::new(reasoning, tools)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_overshoots_where_it_holds_the_rest_of_the_tag_and_more() {
+        let tokens = ["</t>", "</t>x", "a</t>b", "a</t>", ">", ">>", "t>.", "/t", "/t>\n", "x"];
+        let found = overshoots((0..).zip(tokens.map(str::as_bytes)), b"</t>");
+        // By how many bytes lack: `>`, `t>`, `/t>`, the whole tag.
+        assert_eq!(found, [vec![5], vec![6], vec![8], vec![1, 2]]);
     }
 }

@@ -29,6 +29,8 @@ struct Rules {
     open_id: Option<TokenId>,
     close_ids: Vec<TokenId>,
     stop_ids: Arc<[u32]>,
+    /// See [`ModelParsing::overshoots`](crate::parsing::ModelParsing::overshoots).
+    overshoots: Arc<[Vec<u32>]>,
     budget: Option<u64>,
 }
 
@@ -67,6 +69,7 @@ pub(crate) fn around(
         open_id,
         close_ids: encode(&tags.close),
         stop_ids: Arc::clone(&model.stop_token_ids),
+        overshoots: Arc::clone(model.parsing.overshoots()),
         budget,
     };
     let place = if is_open { Place::Thinking } else { Place::Undecided };
@@ -81,6 +84,16 @@ impl Thinking {
         let is_spent = self.rules.budget.is_some_and(|budget| self.num_thought >= budget);
         if self.place == Place::Thinking && is_spent && !self.rules.close_ids.is_empty() {
             self.place = Place::Closing { next: 0 };
+        }
+    }
+
+    /// Forbids tokens that hold the end of the closing tag and more: the answer begins behind the tag, under its own rules.
+    fn keep_to_the_tag(&self, bits: &mut [u32]) {
+        let close = &self.rules.close;
+        for (index, ids) in self.rules.overshoots.iter().enumerate() {
+            if self.tail.ends_with(&close[..close.len() - (index + 1)]) {
+                ids.iter().for_each(|id| clear(bits, *id));
+            }
         }
     }
 
@@ -157,6 +170,7 @@ impl TokenConstraint for Thinking {
                 if answer.is_some() {
                     // The answer has not come yet.
                     self.rules.stop_ids.iter().for_each(|id| clear(bits, *id));
+                    self.keep_to_the_tag(bits);
                 }
             }
         }

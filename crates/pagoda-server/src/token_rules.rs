@@ -109,10 +109,10 @@ impl TokenConstraint for RuledTokens {
             None => bits.fill(u32::MAX),
         }
         if let Some(allowed) = &self.allowed {
-            let allowed = allowed.iter().copied().chain(std::iter::repeat(0));
-            bits.iter_mut().zip(allowed).for_each(|(word, allowed)| *word &= allowed);
-            if bits.iter().all(|&word| word == 0) {
-                return Err(ConstraintError { message: "allowed_token_ids leaves the grammar no token" });
+            let allowed = || allowed.iter().copied().chain(std::iter::repeat(0));
+            // A grammar, or the end of the thinking, that leaves none of them counts more: a value must end.
+            if bits.iter().zip(allowed()).any(|(word, allowed)| word & allowed != 0) {
+                bits.iter_mut().zip(allowed()).for_each(|(word, allowed)| *word &= allowed);
             }
         }
         self.ban_bad_words(bits);
@@ -166,6 +166,32 @@ mod tests {
         fork.advance(3).unwrap();
         rules.advance(1).unwrap();
         assert_eq!(allowed_of(&mut rules), [1, 2, 3]);
+    }
+
+    #[test]
+    fn what_a_grammar_must_have_is_allowed() {
+        struct Only(u32);
+        impl TokenConstraint for Only {
+            fn advance(&mut self, _: u32) -> Result<(), ConstraintError> {
+                Ok(())
+            }
+            fn fill_mask(&mut self, bits: &mut [u32]) -> Result<(), ConstraintError> {
+                bits.fill(0);
+                bits[self.0 as usize / 32] |= 1 << (self.0 % 32);
+                Ok(())
+            }
+            fn fork(&self) -> Box<dyn TokenConstraint> {
+                Box::new(Only(self.0))
+            }
+            fn is_complete(&self) -> bool {
+                false
+            }
+        }
+        let mut rules = ruled(Some(&[1, 2]), &[]);
+        rules.grammar = Some(Box::new(Only(2)));
+        assert_eq!(allowed_of(&mut rules), [2]);
+        rules.grammar = Some(Box::new(Only(40)));
+        assert_eq!(allowed_of(&mut rules), [40]);
     }
 
     #[test]

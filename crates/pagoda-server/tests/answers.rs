@@ -325,6 +325,7 @@ async fn unknown_fields_and_nulls_are_accepted_and_wrong_values_are_named() {
         ("priority", json!(1e12)),
         ("cache_salt", json!("s".repeat(1025))),
         ("min_tokens", json!(-3)),
+        ("truncation_side", json!("right")),
         ("tools", json!([{}])),
         ("tool_choice", json!("required")),
         ("messages", json!("hi")),

@@ -192,6 +192,51 @@ async fn a_call_cut_off_by_length_says_so() {
 }
 
 #[tokio::test]
+async fn a_stop_string_within_a_call_is_no_end_of_a_call() {
+    let call = |city: &str| {
+        format!(
+            "<tool_call>\n{{\"name\": \"get_weather\", \"arguments\": {{\"city\": \"{city}\"}}}}\n</tool_call>"
+        )
+    };
+    let text = format!("{}\n{}", call("Bern"), call("Zug"));
+    let server = Setup::saying(&text).with_template(tool_templates::hermes()).start().await;
+    let whole = ask(&server, &with(asking(), json!({"stop": ["Bern"]}))).await;
+    let choice = &whole["choices"][0];
+    assert_eq!((&choice["finish_reason"], &choice["stop_reason"]), (&json!("stop"), &json!("Bern")));
+    assert_eq!(choice["message"].get("tool_calls"), None);
+    assert_eq!(choice["message"]["content"], text.split("Bern").next().unwrap());
+    let whole = ask(&server, &with(asking(), json!({"stop": ["Zug"]}))).await;
+    assert_eq!(calls(&whole), [("get_weather".to_owned(), json!({"city": "Bern"}))]);
+}
+
+#[tokio::test]
+async fn half_a_forced_call_is_nobodys_text() {
+    let server = random(tool_templates::hermes(), &[]).start().await;
+    let forced = |fields| with(asking(), with(json!({"tool_choice": "required", "seed": 3}), fields));
+    // Before the name is known, and within the arguments.
+    for (stop, num_calls) in [("name", 0), ("arguments", 1), ("city", 1)] {
+        let whole = ask(&server, &forced(json!({"stop": [stop], "max_tokens": 900}))).await;
+        let choice = &whole["choices"][0];
+        assert_eq!(choice["finish_reason"], "stop", "{whole}");
+        assert_eq!(choice["message"]["content"].as_str().unwrap_or_default(), "", "{whole}");
+        let found = choice["message"]["tool_calls"].as_array().map_or(0, Vec::len);
+        assert_eq!(found, num_calls, "{whole}");
+    }
+    let call = "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Bern\"}}\n</tool_call>";
+    let text = format!("{call}\n{call}");
+    let server = with_room(Setup::saying(&text)).with_template(tool_templates::hermes()).start().await;
+    let mut num_cut = [0; 3];
+    for max_tokens in 1..text.len() {
+        let whole = ask(&server, &forced(json!({"max_tokens": max_tokens}))).await;
+        let choice = &whole["choices"][0];
+        assert_eq!(choice["message"]["content"].as_str().unwrap_or_default(), "", "{whole}");
+        assert_eq!(choice["finish_reason"], "length");
+        num_cut[choice["message"]["tool_calls"].as_array().map_or(0, Vec::len)] += 1;
+    }
+    assert!(num_cut.iter().all(|&cut| cut > 10), "cut in no call, the first, the second: {num_cut:?}");
+}
+
+#[tokio::test]
 async fn what_is_no_call_is_content() {
     for text in ["<tool_call>\nnot json\n</tool_call>", "<tool_cal", "{\"name\": \"get_weather\"}", "a < b"] {
         let server = Setup::saying(text).with_template(tool_templates::hermes()).start().await;

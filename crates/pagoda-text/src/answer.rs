@@ -71,6 +71,16 @@ impl AnswerParser {
         self.tools.as_ref().map_or(0, ToolCallParser::num_calls)
     }
 
+    /// Whether the text ended in the middle of the last of them.
+    pub fn ends_within_call(&self) -> bool {
+        self.tools.as_ref().is_some_and(ToolCallParser::ends_within_call)
+    }
+
+    /// Whether calls are announced before they are whole.
+    pub fn announces_at_name(&self) -> bool {
+        self.tools.as_ref().is_some_and(ToolCallParser::announces_at_name)
+    }
+
     fn split(&mut self, deltas: Vec<ReasoningDelta>) -> Vec<AnswerDelta> {
         let mut answer = Vec::new();
         for delta in deltas {

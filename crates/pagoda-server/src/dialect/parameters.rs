@@ -243,6 +243,9 @@ fn prompt_logprobs(
 }
 
 fn truncation(fields: &mut Fields) -> Result<Option<Truncation>, ApiError> {
+    if fields.string("truncation_side", 16)?.is_some_and(|side| side != "left") {
+        return Err(ApiError::unsupported("truncation_side", "prompts are cut on the left"));
+    }
     match fields.integer("truncate_prompt_tokens", -1..=i64::MAX)? {
         None => Ok(None),
         Some(-1) => Ok(Some(Truncation::Window)),

@@ -15,14 +15,26 @@ pub(super) fn read(fields: &mut Fields) -> Result<Option<ConstraintSpec>, ApiErr
         found.add(response_format(format)?)?;
     }
     if let Some(mut options) = fields.object("structured_outputs")? {
+        let asks_for_something = options.has_values();
         for (name, read) in READERS {
             let param = options.param(name);
             found.add(take(&mut options, name, &param, read)?)?;
         }
         let param = options.param("json_object");
-        let is_object = options.bool("json_object")? == Some(true);
-        found.add(is_object.then(|| ConstraintSpec { source: GrammarSource::JsonObject, param }))?;
+        let is_json_object = options.bool("json_object")?;
+        found.add(
+            (is_json_object == Some(true))
+                .then(|| ConstraintSpec { source: GrammarSource::JsonObject, param }),
+        )?;
         refuse_structural_tag(&mut options)?;
+        if options.take("whitespace_pattern").is_some() {
+            let what = "white space is at most one space behind `,` and `:`";
+            return Err(ApiError::unsupported(options.param("whitespace_pattern"), what));
+        }
+        if found.0.is_none() && is_json_object.is_none() && asks_for_something {
+            let rule = "must have one of `json`, `json_object`, `regex`, `choice` and `grammar`";
+            return Err(ApiError::invalid("structured_outputs", rule));
+        }
     }
     for (name, read) in READERS {
         let param = format!("guided_{name}");
@@ -78,6 +90,7 @@ fn response_format(mut format: Fields) -> Result<Option<ConstraintSpec>, ApiErro
             let param = format.param("json_schema");
             let missing = || ApiError::invalid(&*param, "must be an object with a `schema`");
             let mut named = format.object("json_schema")?.ok_or_else(missing)?;
+            named.bool("strict")?;
             let param = named.param("schema");
             take(&mut named, "schema", &param, json)?.ok_or_else(missing).map(Some)
         }
@@ -180,9 +193,12 @@ mod tests {
         ] {
             assert_eq!(of(body).unwrap().unwrap().source, GrammarSource::JsonObject);
         }
-        for body in
-            [json!({}), json!({"response_format": {"type": "text"}}), json!({"structured_outputs": {}})]
-        {
+        for body in [
+            json!({}),
+            json!({"response_format": {"type": "text"}}),
+            json!({"structured_outputs": {}}),
+            json!({"structured_outputs": {"json": null, "json_object": false, "whitespace_pattern": null}}),
+        ] {
             assert!(of(body).unwrap().is_none());
         }
     }
@@ -205,6 +221,15 @@ mod tests {
             (json!({"structured_outputs": {"json": 7}}), "structured_outputs.json"),
             (json!({"structured_outputs": {"json": "{"}}), "structured_outputs.json"),
             (json!({"structured_outputs": {"structural_tag": {}}}), "structured_outputs.structural_tag"),
+            (json!({"structured_outputs": {"jsonschema": {}}}), "structured_outputs"),
+            (
+                json!({"structured_outputs": {"json": {}, "whitespace_pattern": "[ ]*"}}),
+                "structured_outputs.whitespace_pattern",
+            ),
+            (
+                json!({"response_format": {"type": "json_schema", "json_schema": {"schema": {}, "strict": "yes"}}}),
+                "response_format.json_schema.strict",
+            ),
             (json!({"guided_choice": []}), "guided_choice"),
             (json!({"guided_choice": ["a", 1]}), "guided_choice"),
             (json!({"grammar": "root ::= \"a\""}), "grammar"),

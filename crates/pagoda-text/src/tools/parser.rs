@@ -64,6 +64,9 @@ pub struct ToolCallParser {
     /// Bytes of the arguments that were given out; None before the call was announced.
     num_sent: Option<usize>,
     num_calls: usize,
+    /// The text is calls and nothing else: what looks like the beginning of one is.
+    has_only_calls: bool,
+    ends_within_call: bool,
     ready: Vec<ToolDelta>,
 }
 
@@ -106,8 +109,16 @@ impl ToolCallParser {
             call: Call::new(tools, false),
             num_sent: None,
             num_calls: 0,
+            has_only_calls: false,
+            ends_within_call: false,
             ready: Vec::new(),
         }
+    }
+
+    /// For text that a grammar holds to calls and nothing else.
+    #[must_use]
+    pub fn of_calls_only(self) -> Self {
+        ToolCallParser { has_only_calls: true, ..self }
     }
 
     /// Takes the next text; what has become certain.
@@ -123,7 +134,7 @@ impl ToolCallParser {
     pub fn finish(&mut self, is_cut: bool) -> Vec<ToolDelta> {
         match std::mem::replace(&mut self.place, Place::Content) {
             Place::Start | Place::Content => {}
-            Place::Trigger { .. } => self.give_up(),
+            Place::Trigger { .. } => self.give_up_at_end(),
             Place::Body(body) => self.finish_body(&body, is_cut),
             Place::Tail(tail) => {
                 if tail.is_required {
@@ -133,8 +144,8 @@ impl ToolCallParser {
                 self.end_call();
             }
         }
-        if self.num_calls == 0 {
-            let space = std::mem::take(&mut self.space);
+        let space = std::mem::take(&mut self.space);
+        if self.num_calls == 0 && !(self.announces_at_name() && self.has_only_calls) {
             self.content(&space);
         }
         std::mem::take(&mut self.ready)
@@ -149,6 +160,16 @@ impl ToolCallParser {
     /// Calls announced so far.
     pub fn num_calls(&self) -> usize {
         self.num_calls
+    }
+
+    /// Whether calls are announced before they are whole.
+    pub fn announces_at_name(&self) -> bool {
+        self.announce == Announce::AtName
+    }
+
+    /// Whether the text ended in the middle of the last call that was announced.
+    pub fn ends_within_call(&self) -> bool {
+        self.ends_within_call
     }
 
     fn take(&mut self, c: char) {
@@ -362,13 +383,26 @@ impl ToolCallParser {
 
     fn finish_body(&mut self, body: &Body, is_cut: bool) {
         let is_between = matches!(body, Body::Tagged(tagged) if tagged.is_between_arguments());
-        let is_announced = self.announce == Announce::AtName && self.call.name.is_some();
+        let is_announced = self.announces_at_name() && self.call.name.is_some();
         if is_between && !is_cut && self.call.name.is_some() {
             if self.complete() {
                 self.end_call();
             }
         } else if is_announced || (is_cut && self.call.name.is_some()) {
             self.announce_call();
+            self.end_call();
+            self.ends_within_call = true;
+        } else {
+            self.give_up_at_end();
+        }
+    }
+
+    /// The text ended before it was certain that a call would come. Where a grammar led to it and only a call can have been
+    /// meant, half its markup is nobody's text.
+    fn give_up_at_end(&mut self) {
+        let is_markup = self.announces_at_name() && (self.has_only_calls || self.num_calls > 0);
+        if is_markup {
+            self.space.clear();
             self.end_call();
         } else {
             self.give_up();

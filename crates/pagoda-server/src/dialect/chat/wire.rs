@@ -169,7 +169,7 @@ fn whole_choice<'a>(head: &AnswerHead, index: u32, choice: &'a AnswerChoice) -> 
         index,
         message: message(choice),
         logprobs: logprobs(head, &choice.tokens),
-        finish_reason: finish_reason(choice.finish.as_ref(), !choice.tool_calls.is_empty()),
+        finish_reason: finish_reason(choice.finish.as_ref(), choice.ends_with_call),
         stop_reason: StopReason(choice.finish.as_ref()),
         token_ids: token_ids(head, &choice.tokens),
     }
@@ -192,11 +192,11 @@ fn whole_call(call: &ToolCall) -> WholeCall<'_> {
     WholeCall { id: &call.id, kind: "function", function }
 }
 
-/// An answer that called tools ended for that, unless it was cut off.
-fn finish_reason(finish: Option<&Finish>, has_tool_calls: bool) -> Option<&'static str> {
+/// An answer that ends with a whole call ended for that, unless it was cut off.
+fn finish_reason(finish: Option<&Finish>, ends_with_call: bool) -> Option<&'static str> {
     match finish? {
         finish @ (Finish::Length | Finish::Repetition) => Some(finish.reason()),
-        _ if has_tool_calls => Some("tool_calls"),
+        _ if ends_with_call => Some("tool_calls"),
         finish => Some(finish.reason()),
     }
 }
@@ -266,7 +266,7 @@ fn delta_choices<'a>(head: &AnswerHead, delta: &'a ChoiceDelta) -> Vec<ChunkChoi
         .collect();
     let last = choices.last_mut().expect("there is an ending if there are no parts");
     last.logprobs = logprobs(head, &delta.tokens);
-    last.finish_reason = finish_reason(delta.finish.as_ref(), delta.has_tool_calls);
+    last.finish_reason = finish_reason(delta.finish.as_ref(), delta.ends_with_call);
     last.stop_reason = delta.finish.as_ref().map(|finish| StopReason(Some(finish)));
     last.token_ids = token_ids(head, &delta.tokens);
     choices

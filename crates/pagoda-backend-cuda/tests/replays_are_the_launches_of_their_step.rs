@@ -1,5 +1,6 @@
 //! A replay is what single launches would be, parameter by parameter: the same walk through steps of every size on two backends
 //! over devices that write down their launches, one of which captures and replays.
+#![allow(clippy::unwrap_used)]
 
 use std::sync::{Arc, Mutex, MutexGuard};
 

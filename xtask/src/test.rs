@@ -39,7 +39,16 @@ pub(crate) fn area(area: &str) -> anyhow::Result<()> {
 pub(crate) fn kernels(update: bool) -> anyhow::Result<()> {
     run("bash", &["scripts/install_nvcc.sh"])?;
     // The same features of the dependencies as for all tests, so that nothing is built twice.
-    let tests = ["kernel_resources", "params_layout", "conformance", "mutations"];
+    let tests = [
+        "kernel_resources",
+        "wgmma",
+        "params_layout",
+        "conformance",
+        "mutations",
+        "replays_are_the_launches_of_their_step",
+        "steps",
+        "real_model",
+    ];
     let selection = tests.iter().flat_map(|test| ["--test", test]);
     let arguments: Vec<&str> =
         ["test", "--profile", "ci", "--workspace"].into_iter().chain(selection).collect();

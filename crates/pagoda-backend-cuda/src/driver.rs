@@ -75,11 +75,21 @@ impl DriverDevice {
         Ok(device)
     }
 
-    /// Every embedded file at once, so that their code is part of what is no longer free before the memory is divided.
+    /// Every embedded file at once. The driver may leave a kernel's code on the host until it is first launched: the reserve
+    /// of the memory budget has room for that.
     fn load_modules(&mut self) -> Result<(), DriverError> {
+        let mut aligned = Vec::new();
         for (file, image) in images() {
-            // SAFETY: a fatbin that nvcc wrote, which names its own length.
-            let module = unsafe { result::module::load_data(image.as_ptr().cast()) }?;
+            // Embedded bytes begin anywhere; the header of a fatbin has fields of eight bytes.
+            aligned.clear();
+            aligned.resize(image.len().div_ceil(8), 0u64);
+            for (word, bytes) in aligned.iter_mut().zip(image.chunks(8)) {
+                let mut padded = [0; 8];
+                padded[..bytes.len()].copy_from_slice(bytes);
+                *word = u64::from_ne_bytes(padded);
+            }
+            // SAFETY: a fatbin that nvcc wrote, which names its own length; the driver keeps no reference to it.
+            let module = unsafe { result::module::load_data(aligned.as_ptr().cast()) }?;
             self.modules.insert(file, module);
         }
         Ok(())

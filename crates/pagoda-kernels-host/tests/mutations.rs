@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -320,6 +321,7 @@ fn every_mistake_is_caught_and_half_of_them_only_beyond_the_happy_case() {
     let mutations: Vec<Mutation> =
         mutations().into_iter().chain(fp8_mutations()).chain(wgmma_mutations()).collect();
     assert!(mutations.len() >= 20, "{} mutations", mutations.len());
+    assert_right_kernels_pass(&base, &mutations);
     let next = AtomicUsize::new(0);
     let (caught, happy) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let failures: Vec<String> = std::thread::scope(|scope| {
@@ -353,6 +355,24 @@ fn every_mistake_is_caught_and_half_of_them_only_beyond_the_happy_case() {
     println!("{caught} of {} mistakes caught, {happy} of them invisible in the happy case", mutations.len());
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     assert!(2 * happy >= mutations.len(), "only {happy} of {} survive the happy case", mutations.len());
+}
+
+/// What catches a mistake must be there, and pass without one.
+fn assert_right_kernels_pass(base: &Path, mutations: &[Mutation]) {
+    for options in [&[], FP8, WGMMA] {
+        let own = mutations.iter().filter(|mutation| mutation.options == options);
+        let cases: BTreeSet<&str> =
+            own.flat_map(|mutation| mutation.cases.iter().copied().chain([mutation.happy])).collect();
+        let seed = support::fresh_seed().to_string();
+        let only = cases.iter().flat_map(|case| ["--only", case]);
+        let arguments: Vec<&str> = options.iter().copied().chain(["--seed", &seed]).chain(only).collect();
+        let output = support::run(base, &arguments);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "without a mistake, {arguments:?}:\n{text}");
+        for case in cases {
+            assert!(text.lines().any(|line| line.starts_with(case)), "no case begins with {case}:\n{text}");
+        }
+    }
 }
 
 /// The compiled kernels with the mistaken one in place of its original.

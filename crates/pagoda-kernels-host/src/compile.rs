@@ -16,8 +16,12 @@ pub enum Sanitize {
 }
 
 /// Compiles the shim and all of `kernels` into `out`, several at a time; what is newer than its sources stays.
+/// Of several callers with the same folder, in whatever process, one compiles and the others wait.
 pub fn compile_all(kernels: &Path, out: &Path, sanitize: Sanitize) -> io::Result<()> {
     fs::create_dir_all(out)?;
+    let lock = fs::File::create(out.join("lock"))?;
+    // Until it is closed, at the end.
+    lock.lock()?;
     let mut sources = vec![kernels.join("simt/simt.cpp")];
     let entries: Vec<PathBuf> =
         fs::read_dir(kernels)?.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;

@@ -5,8 +5,8 @@
 mod faulty;
 mod support;
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::path::Path;
+use std::sync::Arc;
 
 use faulty::{Commands, Faulty, Place};
 use pagoda_backend::BackendError;
@@ -35,22 +35,15 @@ const LIMITS: RunnerConfig = RunnerConfig {
     max_model_len: 320,
 };
 
-/// Compiled once for all tests of this program.
-static KERNELS: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
+/// A device of its own; `None` where the kernels cannot be compiled.
+fn host() -> Option<HostDevice> {
     if !support::can_run_here() {
         return None;
     }
-    // The folder of the real model's test: test programs run one after the other.
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("simt-model");
     compile_all(&support::kernels(), &folder, Sanitize::No)
         .unwrap_or_else(|error| panic!("g++ failed:\n{error}"));
-    Some(folder)
-});
-
-/// A device of its own; `None` where the kernels cannot be compiled.
-fn host() -> Option<HostDevice> {
-    let folder = KERNELS.as_ref()?;
-    Some(HostDevice::new(folder, Order::Forward).unwrap_or_else(|why| panic!("{why}")))
+    Some(HostDevice::new(&folder, Order::Forward).unwrap_or_else(|why| panic!("{why}")))
 }
 
 fn checkpoint() -> Checkpoint {

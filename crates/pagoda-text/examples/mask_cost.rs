@@ -97,7 +97,7 @@ impl std::fmt::Display for Cost {
             (sorted[sorted.len() / 2], sorted[sorted.len() - 1])
         };
         let (masks, tokens) = (median_and_worst(&self.masks), median_and_worst(&self.tokens));
-        write!(f, "{:.0?} | {:.0?} | {:.0?} | {:.0?}", masks.0, masks.1, tokens.0, tokens.1)
+        write!(f, "{:.1?} | {:.1?} | {:.1?} | {:.1?}", masks.0, masks.1, tokens.0, tokens.1)
     }
 }
 

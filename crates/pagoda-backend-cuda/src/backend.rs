@@ -260,7 +260,12 @@ impl<D: Device> Backend for CudaBackend<D> {
 
     fn describe(&self) -> String {
         let products = self.products.as_ref().map(|products| format!(", {}", products.describe()));
-        format!("{}, {:?} activations{}", self.device.describe(), self.element, products.unwrap_or_default())
+        let policy = match self.policy {
+            LinearPolicy::Fastest => "",
+            LinearPolicy::Deterministic => ", deterministic",
+        };
+        let device = self.device.describe();
+        format!("{device}, {:?} activations{policy}{}", self.element, products.unwrap_or_default())
     }
 
     fn kv_format(&self) -> KvFormat {
@@ -403,8 +408,10 @@ impl<D: Device> Backend for CudaBackend<D> {
                     self.graphs.insert(key, graph);
                     Ok(())
                 }
-                Err(BackendError::Refused(_) | BackendError::OutOfMemory { .. }) => {
-                    // Nothing has run. Steps go on as single launches, which is slower and nothing else.
+                Err(why @ (BackendError::Refused(_) | BackendError::OutOfMemory { .. })) => {
+                    // Nothing has run. Steps go on as single launches, which is slower and nothing else; said once, for no
+                    // step is captured after this.
+                    tracing::warn!("no CUDA graphs from now on, every kernel is launched by itself: {why}");
                     self.has_graphs = false;
                     body(self)
                 }

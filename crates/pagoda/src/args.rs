@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::conformance::Variant;
 use crate::device::DeviceChoice;
 use crate::products::Gemm;
 use crate::schema_args::SchemaArgs;
@@ -42,6 +43,9 @@ pub(crate) struct ConformanceArgs {
     /// Only cases whose name begins with one of these.
     #[arg(long, value_name = "NAME")]
     pub(crate) only: Vec<String>,
+    /// Only these ways to compute, separated by commas [default: all that the GPU has].
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Variant::ALL, hide_default_value = true)]
+    pub(crate) variant: Vec<Variant>,
     /// Of the inputs.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
@@ -73,6 +77,10 @@ pub(crate) struct KernelArgs {
     /// What does the attention of prompts on a GPU: wgmma is for compute capability 9.0 and has not run on a GPU yet.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) prefill_kernel: PrefillChoice,
+    /// One kernel for the products of every number of rows on a GPU, and no cuBLASLt: slower, and the bits of an answer do not
+    /// depend on what else is in a step. The CPU is always so.
+    #[arg(long)]
+    pub(crate) deterministic: bool,
 }
 
 /// `--prefill-kernel`.
@@ -219,6 +227,8 @@ pub(crate) enum BenchCommand {
     Kernels(BenchKernelsArgs),
     /// Compare a device's choices with those of the exact CPU arithmetic, on the same text.
     Agreement(Box<BenchAgreementArgs>),
+    /// Compare the answers of many requests at once between ways to run the same steps, and with the exact CPU arithmetic.
+    Consistency(Box<BenchConsistencyArgs>),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -288,18 +298,51 @@ pub(crate) struct BenchAgreementArgs {
     /// Tokens compared at most.
     #[arg(long, default_value_t = 1024)]
     pub(crate) num_tokens: usize,
+    #[command(flatten)]
+    pub(crate) limits: AgreementLimits,
+    /// Append a line of JSON to this file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchConsistencyArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Requests, half of which arrive while the others run.
+    #[arg(long, default_value_t = 32, value_parser = parse_at_least_one)]
+    pub(crate) num_requests: usize,
+    /// Prompt tokens of each, drawn between LOW and HIGH.
+    #[arg(long, default_value = "5-200", value_name = "LOW-HIGH", value_parser = parse_range)]
+    pub(crate) prompt_len: (usize, usize),
+    /// Output tokens of each.
+    #[arg(long, default_value_t = 48, value_parser = parse_at_least_one)]
+    pub(crate) output_len: usize,
+    /// Requests whose tokens are compared with the exact arithmetic.
+    #[arg(long, default_value_t = 8, value_parser = parse_at_least_one)]
+    pub(crate) num_exact: usize,
+    /// Of lengths and prompts.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u32,
+    #[command(flatten)]
+    pub(crate) limits: AgreementLimits,
+    /// Append a line of JSON for each way to this file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// How far a device may be from the exact arithmetic.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct AgreementLimits {
     /// Fail if the likeliest token is the same at fewer places than this, in percent.
     #[arg(long, default_value_t = 99.0)]
     pub(crate) min_percent: f64,
-    /// Fail if the logprob of the text's own tokens differs by more than this in the mean.
+    /// Fail if the logprob of the text's (or answer's) own tokens differs by more than this in the mean.
     #[arg(long, default_value_t = 0.02)]
     pub(crate) max_difference: f64,
     /// Fail if another token is the likeliest where the exact logprobs of the two differ by this much or more.
     #[arg(long, default_value_t = 0.3)]
     pub(crate) max_gap: f64,
-    /// Append a line of JSON to this file.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Args)]

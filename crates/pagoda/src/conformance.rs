@@ -1,6 +1,7 @@
 //! `pagoda conformance`: the case table of every op on a GPU of this machine.
 
 use anyhow::{anyhow, bail};
+use clap::ValueEnum;
 use pagoda_backend::Backend;
 use pagoda_backend_cuda::{
     CudaBackend, DriverDevice, E4M3_TOLERANCE, Element, LinearPolicy, PrefillKernel, round_e4m3,
@@ -14,9 +15,8 @@ use crate::{environment, products};
 /// Runs the table in both element types. Without a GPU it says so loudly, and fails under `REQUIRE_GPU=1`.
 pub(crate) fn run(args: &ConformanceArgs) -> anyhow::Result<()> {
     let mut num_failed = 0;
-    let variants = [Variant::Plain, Variant::Fp8Kv, Variant::WgmmaPrefill, Variant::CublasLt];
     let types = [Element::Bf16, Element::F16].into_iter();
-    for (element, variant) in types.flat_map(|element| variants.map(|variant| (element, variant))) {
+    for (element, variant) in types.flat_map(|element| args.variant.iter().map(move |way| (element, *way))) {
         let device = match DriverDevice::open(args.device) {
             Ok(device) => device,
             Err(why) if environment::requires_gpu() => {
@@ -64,34 +64,49 @@ pub(crate) fn run(args: &ConformanceArgs) -> anyhow::Result<()> {
     if num_failed > 0 { Err(anyhow!("{num_failed} cases failed")) } else { Ok(()) }
 }
 
-/// What is run beside the plain backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Variant {
+/// `--variant`: what is run beside the plain backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Variant {
+    /// As served without a library.
     Plain,
+    /// K and V as e4m3 codes.
     Fp8Kv,
+    /// Prompts by wgmma.
     WgmmaPrefill,
+    /// Products by cuBLASLt.
+    #[value(name = "cublaslt")]
     CublasLt,
+    /// One kernel for the products of every number of rows.
+    Deterministic,
 }
 
 impl Variant {
+    /// In the order in which they run.
+    pub(crate) const ALL: [Variant; 5] =
+        [Variant::Plain, Variant::Fp8Kv, Variant::WgmmaPrefill, Variant::CublasLt, Variant::Deterministic];
+
     /// Whether a case can come out otherwise than on the plain backend.
     fn concerns(self, case: &str) -> bool {
         let starts: &[&str] = match self {
             Variant::Plain => return true,
             Variant::Fp8Kv => &["attention", "rope_store_kv", "kv_range", "copy_blocks"],
             Variant::WgmmaPrefill => &["attention"],
-            Variant::CublasLt => &["linear"],
+            Variant::CublasLt | Variant::Deterministic => &["linear"],
         };
         starts.iter().any(|start| case.starts_with(start))
     }
 }
 
 fn subject(device: DriverDevice, element: Element, variant: Variant) -> Subject<CudaBackend<DriverDevice>> {
-    let backend = CudaBackend::new(device, element, LinearPolicy::Fastest);
+    let policy = match variant {
+        Variant::Deterministic => LinearPolicy::Deterministic,
+        _ => LinearPolicy::Fastest,
+    };
+    let backend = CudaBackend::new(device, element, policy);
     let is_fp8 = variant == Variant::Fp8Kv;
     Subject {
         backend: match variant {
-            Variant::Plain | Variant::CublasLt => backend,
+            Variant::Plain | Variant::CublasLt | Variant::Deterministic => backend,
             Variant::Fp8Kv => backend.with_fp8_kv(),
             Variant::WgmmaPrefill => backend.with_prefill(PrefillKernel::Wgmma),
         },

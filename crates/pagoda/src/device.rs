@@ -76,6 +76,20 @@ pub(crate) struct GpuOptions {
     pub(crate) is_fp8_kv: bool,
     /// Decode steps as CUDA graphs.
     pub(crate) has_graphs: bool,
+    /// Whether products may depend on how many rows are in a step.
+    pub(crate) policy: LinearPolicy,
+}
+
+impl KernelArgs {
+    /// What `--deterministic` means for products.
+    pub(crate) fn policy(self) -> LinearPolicy {
+        if self.deterministic { LinearPolicy::Deterministic } else { LinearPolicy::Fastest }
+    }
+
+    /// Whether a library multiplies where there is one: its algorithms differ between numbers of rows.
+    pub(crate) fn uses_library(self) -> bool {
+        self.gemm == Gemm::Auto && !self.deterministic
+    }
 }
 
 /// Whose memory it is.
@@ -174,7 +188,7 @@ fn open_cuda(ordinal: i32, options: GpuOptions) -> Result<Device, CudaUnavailabl
 
 /// How a GPU works, whichever it is.
 fn gpu_backend<D: CudaDevice>(device: D, options: GpuOptions) -> CudaBackend<D> {
-    let backend = CudaBackend::new(device, Element::Bf16, LinearPolicy::Fastest);
+    let backend = CudaBackend::new(device, Element::Bf16, options.policy);
     let backend = if options.is_fp8_kv { backend.with_fp8_kv() } else { backend };
     if options.has_graphs { backend } else { backend.without_graphs() }
 }
@@ -184,7 +198,7 @@ fn with_kernels(backend: Gpu, kernels: KernelArgs) -> Gpu {
         PrefillChoice::Mma => backend,
         PrefillChoice::Wgmma => backend.with_prefill(PrefillKernel::Wgmma),
     };
-    if kernels.gemm == Gemm::Auto {
+    if kernels.uses_library() {
         products::attach(&mut backend);
     }
     backend
@@ -196,7 +210,9 @@ pub(crate) fn measure_on_gpu(
     config: &RunnerConfig,
     kv_format: KvFormat,
 ) -> anyhow::Result<MemoryBudget> {
-    let options = GpuOptions { is_fp8_kv: kv_format == KvFormat::E4m3, has_graphs: true };
+    let is_fp8_kv = kv_format == KvFormat::E4m3;
+    // Products take no memory of a step: the policy changes nothing here.
+    let options = GpuOptions { is_fp8_kv, has_graphs: true, policy: LinearPolicy::Fastest };
     let backend = gpu_backend(MeterDevice::default(), options);
     let measured = MemoryBudget::measure(checkpoint, backend, config);
     measured.context("on the GPU (--device cpu serves without it)")
@@ -257,7 +273,10 @@ impl Executor for DeviceRunner {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+    use crate::args::{BenchCommand, Cli, Command};
 
     #[test]
     fn a_device_is_read_as_it_is_printed() {
@@ -268,5 +287,31 @@ mod tests {
         for text in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "cpu:0"] {
             assert!(text.parse::<DeviceChoice>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn deterministic_is_one_kernel_and_no_library_for_every_command() {
+        let chosen = |line: &str| {
+            let kernels = match Cli::try_parse_from(line.split(' ')).unwrap().command {
+                Command::Serve(args) => DeviceConfig::resolve(&args.model).unwrap(),
+                Command::Bench(BenchCommand::Throughput(args)) => DeviceConfig::resolve(&args.model).unwrap(),
+                Command::Bench(BenchCommand::Agreement(args)) => DeviceConfig::resolve(&args.model).unwrap(),
+                other => panic!("{other:?}"),
+            };
+            let backend = gpu_backend(MeterDevice::default(), kernels.gpu);
+            (backend.describe().contains("deterministic"), kernels.kernels.uses_library())
+        };
+        for command in ["serve", "bench throughput", "bench agreement"] {
+            assert_eq!(chosen(&format!("pagoda {command}")), (false, true), "{command}");
+            assert_eq!(chosen(&format!("pagoda {command} --gemm own")), (false, false), "{command}");
+            let deterministic = format!("pagoda {command} --deterministic --gemm auto");
+            assert_eq!(chosen(&deterministic), (true, false), "{command}");
+        }
+        let kernels = KernelArgs { deterministic: true, ..KernelArgs::default() };
+        assert_eq!(kernels.policy(), LinearPolicy::Deterministic);
+        // The CPU takes it: it is so already.
+        let cpu = "pagoda serve --device cpu --deterministic";
+        let Command::Serve(args) = Cli::try_parse_from(cpu.split(' ')).unwrap().command else { panic!() };
+        assert!(matches!(Device::open(&DeviceConfig::resolve(&args.model).unwrap()), Ok(Device::Cpu(_))));
     }
 }

@@ -40,6 +40,7 @@ fn main() -> ExitCode {
             BenchCommand::Throughput(args) => bench::throughput(&args),
             BenchCommand::Kernels(args) => bench::kernels(&args),
             BenchCommand::Agreement(args) => bench::agreement(&args),
+            BenchCommand::Consistency(args) => bench::consistency(&args),
         },
         Command::Doctor(args) => doctor::run(&args),
         Command::Conformance(args) => conformance::run(&args),

@@ -1,4 +1,4 @@
-//! `pagoda bench throughput`, `kernels` and `agreement` on the CPU: they count what they say, and their lines of JSON hold it.
+//! `pagoda bench throughput`, `kernels`, `agreement` and `consistency` on the CPU: they count what they say, and their lines of JSON hold it.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -106,6 +106,37 @@ fn agreement_tells_an_arithmetic_that_rounds_from_the_exact_one() {
     let mean = number(&lines[0], "mean_logprob_difference");
     assert!(mean > 0.0 && mean <= 0.02, "{mean}");
     let error = bench(&[&rounded[..], &["--max-difference=0"]].concat()).unwrap_err();
+    assert!(error.contains("does not agree"), "{error}");
+}
+
+#[test]
+fn consistency_compares_the_ways_to_run_the_same_requests() {
+    let model = config("models/tiny/config.json");
+    let flags = [
+        "consistency",
+        model.to_str().unwrap(),
+        "--load-format=dummy:3",
+        "--device=cpu",
+        "--deterministic",
+        "--num-requests=12",
+        "--prompt-len=5-60",
+        "--output-len=16",
+        "--num-exact=3",
+        // Prompts are cut into chunks beside sequences that decode.
+        "--max-num-batched-tokens=48",
+        "--kv-cache-memory=40M",
+    ];
+    let lines = bench(&flags).unwrap();
+    let ways: Vec<&str> = lines.iter().map(|line| line["way"].as_str().unwrap()).collect();
+    assert_eq!(ways.len(), 3, "{ways:?}");
+    for line in &lines {
+        assert_eq!((number(line, "num_tokens"), number(line, "num_same_as_first")), (192.0, 192.0));
+        assert_eq!(line["must_be_same"], true);
+        // The CPU is the exact arithmetic, in decode steps as in prompts.
+        assert_eq!((number(line, "num_places"), number(line, "num_same")), (48.0, 48.0));
+        assert_eq!(number(line, "max_logprob_difference"), 0.0);
+    }
+    let error = bench(&[&flags[..], &["--min-percent=101"]].concat()).unwrap_err();
     assert!(error.contains("does not agree"), "{error}");
 }
 

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::python_random::PythonRandom;
 use super::results::Results;
-use crate::args::{BenchAgreementArgs, LoadFormat, ModelArgs};
+use crate::args::{AgreementLimits, BenchAgreementArgs, LoadFormat, ModelArgs};
 use crate::config::{Config, served_name};
 use crate::device::{Device, DeviceChoice, DeviceConfig, GpuOptions};
 use crate::{environment, serve, text};
@@ -23,11 +23,11 @@ const TEXT: &str = include_str!("../../../../docs/scheduling.md");
 /// Tokens of one request: contexts of all lengths up to this occur.
 const WINDOW_LEN: usize = 512;
 /// Likeliest tokens that are compared.
-const NUM_LOGPROBS: u32 = 2;
+pub(super) const NUM_LOGPROBS: u32 = 2;
 
 /// How two arithmetics differ on a text.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Agreement {
+pub(super) struct Agreement {
     num_places: usize,
     num_same: usize,
     /// Sum over the places of the difference of the text's own token.
@@ -47,13 +47,7 @@ pub(crate) fn run(args: &BenchAgreementArgs) -> anyhow::Result<()> {
     let checkpoint = serve::open_checkpoint(args.model.load_format, &store.locate(&model)?)
         .with_context(|| format!("{model} cannot be loaded"))?;
     let windows = windows(args, &checkpoint)?;
-    let exact = DeviceConfig {
-        choice: DeviceChoice::Cpu,
-        arithmetic: pagoda_backend_cpu::Arithmetic::F32,
-        gpu: GpuOptions { is_fp8_kv: false, ..subject.gpu },
-        ..subject
-    };
-    let (_, expected) = logprobs(&args.model, &checkpoint, Device::open(&exact)?, &windows)?;
+    let (_, expected) = logprobs(&args.model, &checkpoint, Device::open(&exact(subject))?, &windows)?;
     let (description, found) = logprobs(&args.model, &checkpoint, device, &windows)?;
     let mut agreement = Agreement::default();
     for (expected, found) in expected.iter().zip(&found) {
@@ -62,7 +56,17 @@ pub(crate) fn run(args: &BenchAgreementArgs) -> anyhow::Result<()> {
     let common = json!({ "bench": "agreement", "model": served_name(&model), "device": description,
         "version": env!("CARGO_PKG_VERSION") });
     Results::open(args.json.as_deref(), common)?.add(&agreement.text(&description), agreement.json())?;
-    agreement.check(args)
+    agreement.check(args.limits)
+}
+
+/// The device that all others are compared with.
+pub(super) fn exact(subject: DeviceConfig) -> DeviceConfig {
+    DeviceConfig {
+        choice: DeviceChoice::Cpu,
+        arithmetic: pagoda_backend_cpu::Arithmetic::F32,
+        gpu: GpuOptions { is_fp8_kv: false, ..subject.gpu },
+        ..subject
+    }
 }
 
 /// The tokens to compare on, cut into requests.
@@ -92,7 +96,7 @@ fn windows(args: &BenchAgreementArgs, checkpoint: &Checkpoint) -> anyhow::Result
 }
 
 /// What a device says about every token of every window but the first ones.
-fn logprobs(
+pub(super) fn logprobs(
     args: &ModelArgs,
     checkpoint: &Checkpoint,
     device: Device,
@@ -151,7 +155,7 @@ fn take<E: Executor<Extra = Option<TokenLogprobs>>>(
 }
 
 impl Agreement {
-    fn add(&mut self, expected: &TokenLogprobs, found: &TokenLogprobs) {
+    pub(super) fn add(&mut self, expected: &TokenLogprobs, found: &TokenLogprobs) {
         let difference = f64::from((expected.logprob - found.logprob).abs());
         self.num_places += 1;
         self.sum_difference += difference;
@@ -176,7 +180,7 @@ impl Agreement {
         self.sum_difference / self.num_places as f64
     }
 
-    fn text(&self, device: &str) -> String {
+    pub(super) fn text(&self, device: &str) -> String {
         format!(
             "{device}: the likeliest token is that of the exact arithmetic at {} of {} places ({:.2} %); the logprob of the \
              text's tokens differs by {:.4} in the mean and {:.4} at most; where the likeliest is another, the exact gap is \
@@ -190,7 +194,7 @@ impl Agreement {
         )
     }
 
-    fn json(&self) -> serde_json::Value {
+    pub(super) fn json(&self) -> serde_json::Value {
         json!({
             "num_places": self.num_places, "num_same": self.num_same, "percent_same": self.percent(),
             "mean_logprob_difference": self.mean_difference(), "max_logprob_difference": self.max_difference,
@@ -198,11 +202,11 @@ impl Agreement {
         })
     }
 
-    fn check(&self, args: &BenchAgreementArgs) -> anyhow::Result<()> {
+    pub(super) fn check(&self, limits: AgreementLimits) -> anyhow::Result<()> {
         // Written so that a NaN fails.
-        let is_close = self.percent() >= args.min_percent
-            && self.mean_difference() <= args.max_difference
-            && self.max_gap < args.max_gap;
+        let is_close = self.percent() >= limits.min_percent
+            && self.mean_difference() <= limits.max_difference
+            && self.max_gap < limits.max_gap;
         if is_close { Ok(()) } else { bail!("the device does not agree with the exact arithmetic") }
     }
 }

@@ -1,9 +1,11 @@
 //! `pagoda bench`. `serve` is a load generator for any OpenAI-compatible server, with the definitions that `report` states:
 //! tokens are counted by the server's usage, never by chunks. `throughput` measures the engine without a server, `kernels` each
-//! op by itself, `agreement` how far a device's answers are from the exact ones.
+//! op by itself, `agreement` how far a device's answers are from the exact ones, `consistency` whether it gives the same ones by every
+//! way to run its steps.
 
 mod agreement;
 mod client;
+mod consistency;
 mod kernels;
 mod lengths;
 mod load;
@@ -22,6 +24,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 pub(crate) use agreement::run as agreement;
+pub(crate) use consistency::run as consistency;
 pub(crate) use kernels::run as kernels;
 pub(crate) use lengths::Lengths;
 pub(crate) use throughput::run as throughput;

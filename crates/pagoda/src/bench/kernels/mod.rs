@@ -33,7 +33,7 @@ pub(crate) fn run(args: &BenchKernelsArgs) -> anyhow::Result<()> {
         choice: args.device,
         cpu: CpuOptions { num_threads, isa: None },
         arithmetic: pagoda_backend_cpu::Arithmetic::F32,
-        gpu: GpuOptions { is_fp8_kv: false, has_graphs: true },
+        gpu: GpuOptions { is_fp8_kv: false, has_graphs: true, policy: args.kernels.policy() },
         kernels: args.kernels,
     };
     let mut device = Device::open(&config)?;

@@ -4,36 +4,37 @@
 #   probe        what the machine has
 #   conformance  every op against the CPU reference
 #   agreement    a device's choices against exact arithmetic, on the same text
+#   consistency  the answers of graphs, single launches, two steps in flight and one, against each other and exact arithmetic
 #   sanitizer    a few cases under compute-sanitizer, where that is installed
 #   kernels      every op by itself, beside a copy and a product of the same minute
 #   serve        a server of random weights under concurrent streams over HTTP
 #   engine       the engine without a server: nano bench, decode sweep, prompts
 #   peers        PyTorch's kernels and transformers' continuous batching, where they are installed
 #
-# or a group of them, each of which fits into nine minutes: correctness (the first four), speed (kernels, serve), engines (the
-# last two). Every command has its own time limit and appends to log.txt and results.jsonl beside this script, so that a run
-# that is cut off leaves what it has. Without a device it says so; that is a failure under REQUIRE_GPU=1.
+# or a group of them: correctness (the first five), speed (kernels, serve), engines (the last two). A group, or a stage that is
+# named by itself, ends within nine minutes: every command has its own time limit, and no more than what is left of the group's.
+# Commands append to log.txt and results.jsonl beside this script, so that a run that is cut off leaves what it has. Without a
+# device it says so; that is a failure under REQUIRE_GPU=1.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
-correctness=(probe conformance agreement sanitizer)
+correctness=(probe conformance agreement consistency sanitizer)
 speed=(kernels serve)
 engines=(engine peers)
 device="${PAGODA_DEVICE:-cuda:0}"
+# Seconds in which a group's commands start and end; the end of a server, and of what does not heed its limit, comes on top.
+group_seconds=480
 
-stages=()
 for argument in "$@"; do
     case "$argument" in
-        correctness) stages+=("${correctness[@]}") ;;
-        speed) stages+=("${speed[@]}") ;;
-        engines) stages+=("${engines[@]}") ;;
-        probe | conformance | agreement | sanitizer | kernels | serve | engine | peers) stages+=("$argument") ;;
+        correctness | speed | engines) ;;
+        probe | conformance | agreement | consistency | sanitizer | kernels | serve | engine | peers) ;;
         *)
             echo "unknown stage $argument"
             exit 2
             ;;
     esac
 done
-[ ${#stages[@]} -gt 0 ] || stages=("${correctness[@]}" "${speed[@]}" "${engines[@]}")
+[ $# -gt 0 ] || set -- correctness speed engines
 
 gpus="$(./pagoda doctor | sed -n 's/^GPU  *\(cuda:.*\|none.*\)/\1/p')"
 if [[ "$gpus" != cuda:* ]]; then
@@ -43,17 +44,43 @@ if [[ "$gpus" != cuda:* ]]; then
 fi
 
 failed=0
-# record STAGE SECONDS COMMAND..: runs a command under a time limit and notes how it ended.
+deadline=0
+# Seconds that the group still has.
+seconds_left() {
+    echo $((deadline - $(date +%s)))
+}
+
+# record STAGE SECONDS COMMAND..: runs a command under a time limit and notes how it ended. What the sanitizer says it cannot do
+# here is no failure; what there was no time for is one.
 record() {
-    local stage="$1" limit="$2" start status
+    local stage="$1" limit="$2" left start status outcome before
     shift 2
+    left=$(seconds_left)
     start=$(date +%s)
-    { echo "== $stage: $*"; timeout --kill-after=10 "$limit" "$@"; } >> log.txt 2>&1
-    status=$?
-    printf '{"stage":"%s","command":"%s","status":%d,"seconds":%d,"date":"%s"}\n' \
-        "$stage" "$*" "$status" "$(($(date +%s) - start))" "$(date -u +%FT%TZ)" >> results.jsonl
-    echo "$stage: $([ $status = 0 ] && echo ok || echo "ended with $status, see log.txt")"
-    [ $status = 0 ] || failed=1
+    touch log.txt
+    before=$(wc -c < log.txt)
+    if ((left < 5)); then
+        echo "== $stage: $*: not run, the group's time is over" >> log.txt
+        status=124 outcome=not-run
+    else
+        { echo "== $stage: $*"; timeout --kill-after=10 "$((limit < left ? limit : left))" "$@"; } >> log.txt 2>&1
+        status=$?
+        outcome=failed
+        if [ $status = 0 ]; then
+            outcome=ok
+        elif [[ "$stage" = sanitizer-* && $status != 9 ]] &&
+            tail -c +$((before + 1)) log.txt | grep -ciE '(not|un) ?supported' > /dev/null; then
+            outcome=unsupported
+        fi
+    fi
+    printf '{"stage":"%s","command":"%s","status":%d,"outcome":"%s","seconds":%d,"date":"%s"}\n' \
+        "$stage" "$*" "$status" "$outcome" "$(($(date +%s) - start))" "$(date -u +%FT%TZ)" >> results.jsonl
+    case "$outcome" in
+        ok | unsupported) echo "$stage: $outcome" ;;
+        not-run) echo "$stage: not run, the group's time is over" ;;
+        *) echo "$stage: ended with $status, see log.txt" ;;
+    esac
+    [ $outcome = ok ] || [ $outcome = unsupported ] || failed=1
 }
 
 skip() {
@@ -84,6 +111,20 @@ agreement() {
     done
 }
 
+# Graphs against single launches and two steps in flight against one. Without a library the first two must give the same bits;
+# in the deterministic setting all three must.
+consistency() {
+    local model flags=(--device "$device" --json results.jsonl)
+    model="$(real_model)"
+    if [ -n "$model" ]; then
+        record consistency-deterministic 60 ./pagoda bench consistency "$model" --deterministic "${flags[@]}"
+        record consistency-fastest 60 ./pagoda bench consistency "$model" "${flags[@]}"
+    fi
+    flags+=(--load-format dummy --num-exact 2 --min-percent 90 --max-difference 0.1)
+    record consistency-qwen3-0.6b 60 ./pagoda bench consistency configs/qwen3-0.6b.json --deterministic "${flags[@]}"
+    record consistency-qwen2.5-0.5b 60 ./pagoda bench consistency configs/qwen2.5-0.5b.json --gemm own "${flags[@]}"
+}
+
 sanitizer() {
     local tool check
     tool="$(command -v compute-sanitizer || true)"
@@ -93,7 +134,7 @@ sanitizer() {
     fi
     for check in memcheck racecheck initcheck synccheck; do
         record "sanitizer-$check" 45 "$tool" --tool "$check" --error-exitcode 9 \
-            ./pagoda conformance --only attention/2:1/d64 --only rms_norm/3 --only linear/9x
+            ./pagoda conformance --variant plain --only attention/2:1/d64 --only rms_norm/3 --only linear/9x
     done
 }
 
@@ -114,6 +155,7 @@ serve() {
     server=$!
     for ((tries = 0; tries < 480; tries++)); do
         kill -0 $server 2> /dev/null || break
+        (($(seconds_left) > 5)) || break
         grep -q '^ready' "$log" && url="$(sed -n 's/^listening on \(http[^ ]*\).*/\1/p' "$log")" && break
         sleep 0.25
     done
@@ -129,9 +171,25 @@ serve() {
             "$config" "$streams" "$(tr -d '\n' < serve.json)" >> results.jsonl
         rm -f serve.json
     done
-    kill -TERM $server 2> /dev/null
-    wait $server
+    stop $server || { echo "serve-$config: the server did not end by itself"; failed=1; }
     cat "$log" >> log.txt
+}
+
+# stop PID: ends a child of this script. One that has not ended 40 seconds after it was told to is killed, and that is a failure.
+stop() {
+    local tries
+    kill -TERM "$1" 2> /dev/null
+    for ((tries = 0; tries < 160; tries++)); do
+        kill -0 "$1" 2> /dev/null || break
+        sleep 0.25
+    done
+    if ((tries == 160)); then
+        kill -KILL "$1" 2> /dev/null
+        wait "$1"
+        return 1
+    fi
+    wait "$1"
+    return 0
 }
 
 engine() {
@@ -159,16 +217,30 @@ peers() {
     record peers-engine 120 "$python" peers/engine.py configs/llama-3.2-1b.json results.jsonl
 }
 
-for stage in "${stages[@]}"; do
-    case "$stage" in
+run() {
+    case "$1" in
         probe) record probe 60 ./pagoda doctor ;;
-        conformance) record conformance 270 env REQUIRE_GPU=1 ./pagoda conformance ;;
+        conformance) record conformance 240 env REQUIRE_GPU=1 ./pagoda conformance ;;
         agreement) agreement ;;
+        consistency) consistency ;;
         sanitizer) sanitizer ;;
         kernels) kernels ;;
         serve) serve llama-3.2-1b && serve llama-3.1-8b ;;
         engine) engine ;;
         peers) peers ;;
     esac
+}
+
+for argument in "$@"; do
+    stages=("$argument")
+    case "$argument" in
+        correctness) stages=("${correctness[@]}") ;;
+        speed) stages=("${speed[@]}") ;;
+        engines) stages=("${engines[@]}") ;;
+    esac
+    deadline=$(($(date +%s) + group_seconds))
+    for stage in "${stages[@]}"; do
+        run "$stage"
+    done
 done
 exit $failed

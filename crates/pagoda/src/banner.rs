@@ -69,8 +69,8 @@ pub(crate) fn table(
     let key = if server.api_keys.is_empty() { "" } else { " -H 'authorization: Bearer KEY'" };
     text.push_str(&format!(
         "ready. Try it:\ncurl http://{address}/v1/chat/completions -H 'content-type: application/json'{key} -d \
-         '{{\"model\": \"{name}\", \"stream\": true, \"messages\": [{{\"role\": \"user\", \"content\": \"What is the \
-         capital of France?\"}}]}}'"
+         '{{\"model\": \"{name}\", \"stream\": true, \"temperature\": 0, \"messages\": [{{\"role\": \"user\", \"content\": \
+         \"What is the capital of France?\"}}]}}'"
     ));
     text
 }

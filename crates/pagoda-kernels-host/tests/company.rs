@@ -1,18 +1,14 @@
 //! The deterministic setting, from engine to kernels on the host: the bits of an answer are the same alone and among so many
 //! others that the fastest products would be another kernel's.
 
+#[path = "support/model.rs"]
+mod model;
 mod support;
 
-use std::path::Path;
-use std::sync::Arc;
-
 use pagoda_backend_cuda::{CudaBackend, Element, LinearPolicy};
-use pagoda_engine::{
-    Engine, EngineConfig, EngineEvent, Request, RequestEvent, RequestId, SamplingParams, StepOutcome,
-    StopCriteria,
-};
-use pagoda_kernels_host::{HostDevice, Order, Sanitize, compile_all};
-use pagoda_model::{Checkpoint, ModelRunner, RunnerConfig};
+use pagoda_engine::{Engine, EngineEvent, Request, RequestEvent, RequestId, SamplingParams, StepOutcome};
+use pagoda_kernels_host::HostDevice;
+use pagoda_model::{ModelRunner, RunnerConfig};
 
 /// The smallest shape that the kernels have, in one layer: a tile of `gemm` takes its time on the host.
 const CONFIG: &str = r#"{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 128,
@@ -38,26 +34,19 @@ type Answer = Vec<(u32, u32)>;
 
 #[test]
 fn an_answer_has_the_same_bits_alone_and_in_company() {
-    if !support::can_run_here() {
-        return;
-    }
-    // The folder of the other whole models' tests: test programs run one after the other.
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("simt-model");
-    compile_all(&support::kernels(), &folder, Sanitize::No)
-        .unwrap_or_else(|error| panic!("g++ failed:\n{error}"));
-    let alone = answer(&folder, LinearPolicy::Deterministic, 0);
+    let (Some(one), Some(two), Some(three)) = (model::host(), model::host(), model::host()) else { return };
+    let alone = answer(one, LinearPolicy::Deterministic, 0);
     assert_eq!(alone.len(), NUM_NEW as usize);
-    assert_eq!(answer(&folder, LinearPolicy::Deterministic, NUM_OTHERS), alone);
+    assert_eq!(answer(two, LinearPolicy::Deterministic, NUM_OTHERS), alone);
     // The setting is needed: the kernel of few rows has other bits.
-    assert_ne!(answer(&folder, LinearPolicy::Fastest, 0), alone);
+    assert_ne!(answer(three, LinearPolicy::Fastest, 0), alone);
 }
 
 /// What the watched request comes to behind `num_others` other ones.
-fn answer(folder: &Path, policy: LinearPolicy, num_others: u32) -> Answer {
-    let device = HostDevice::new(folder, Order::Forward).unwrap_or_else(|why| panic!("{why}"));
+fn answer(device: HostDevice, policy: LinearPolicy, num_others: u32) -> Answer {
     let backend = CudaBackend::new(device, Element::Bf16, policy);
-    let runner = ModelRunner::load(&checkpoint(), backend, LIMITS).expect("the model loads");
-    let mut engine = Engine::new(engine_config(), runner).expect("a valid configuration");
+    let runner = ModelRunner::load(&model::dummy(CONFIG), backend, LIMITS).expect("the model loads");
+    let mut engine = Engine::new(model::engine_config(&LIMITS), runner).expect("a valid configuration");
     for id in 0..num_others {
         let prompt = (0..1 + id % 3).map(|place| 3 + id + 7 * place).collect();
         engine.add_request(RequestId(u64::from(id)), request(prompt)).expect("the request fits");
@@ -89,34 +78,7 @@ fn answer(folder: &Path, policy: LinearPolicy, num_others: u32) -> Answer {
     answer
 }
 
-fn checkpoint() -> Checkpoint {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("config.json");
-    std::fs::write(&file, CONFIG).expect("a file");
-    Checkpoint::open_dummy(&file, 7).expect("a known shape")
-}
-
-fn engine_config() -> EngineConfig {
-    EngineConfig {
-        block_size: LIMITS.block_size,
-        num_blocks: LIMITS.num_blocks,
-        max_num_seqs: LIMITS.max_num_seqs,
-        max_num_batched_tokens: LIMITS.max_num_batched_tokens,
-        max_model_len: LIMITS.max_model_len,
-        watermark_blocks: 1,
-        ..EngineConfig::default()
-    }
-}
-
 fn request(prompt: Vec<u32>) -> Request {
-    Request {
-        prompt,
-        sampling: Arc::new(SamplingParams { num_logprobs: Some(0), ..SamplingParams::greedy() }),
-        stop: StopCriteria { max_tokens: NUM_NEW, ..StopCriteria::default() },
-        num_sequences: 1,
-        priority: 0,
-        cache_salt: Default::default(),
-        prompt_logprobs: None,
-        constraint: None,
-    }
+    let sampling = SamplingParams { num_logprobs: Some(0), ..SamplingParams::greedy() };
+    model::request(prompt, NUM_NEW, sampling)
 }

@@ -1,18 +1,17 @@
 //! A real model on the CUDA backend, kernels and all, run on the host: it says what the CPU backend says.
 
+#[path = "support/model.rs"]
+mod model;
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use pagoda_backend::Backend;
 use pagoda_backend_cpu::{CpuBackend, CpuOptions};
 use pagoda_backend_cuda::{CudaBackend, Element, LinearPolicy};
 use pagoda_engine::{
-    Engine, EngineConfig, EngineEvent, Request, RequestEvent, RequestId, SamplingParams, StepOutcome,
-    StopCriteria, TokenLogprobs,
+    Engine, EngineEvent, Request, RequestEvent, RequestId, SamplingParams, StepOutcome, TokenLogprobs,
 };
-use pagoda_kernels_host::{HostDevice, Order, Sanitize, compile_all};
 use pagoda_model::{Checkpoint, ModelRunner, RunnerConfig};
 
 /// "The capital of France is Paris. The capital of Italy is Rome. .." in SmolLM2's ids: more than one step, and a block and
@@ -33,15 +32,9 @@ const LIMITS: RunnerConfig = RunnerConfig {
 #[test]
 fn a_real_model_agrees_with_the_cpu() {
     let Some(model) = real_model() else { return };
-    if !support::can_run_here() {
-        return;
-    }
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("simt-model");
-    compile_all(&support::kernels(), &folder, Sanitize::No)
-        .unwrap_or_else(|error| panic!("g++ failed:\n{error}"));
+    let Some(device) = model::host() else { return };
     let cpu = CpuBackend::new(CpuOptions { num_threads: 2, isa: None }).expect("memory and threads");
     let expected = run(&model, cpu);
-    let device = HostDevice::new(&folder, Order::Forward).unwrap_or_else(|why| panic!("{why}"));
     let actual = run(&model, CudaBackend::new(device, Element::Bf16, LinearPolicy::Fastest));
 
     println!("CPU {:?}, CUDA on the host {:?}", expected.tokens, actual.tokens);
@@ -69,28 +62,13 @@ struct Answer {
     tokens: Vec<u32>,
 }
 
-fn run<B: Backend>(model: &Path, backend: B) -> Answer {
-    let checkpoint = Checkpoint::open(model).expect("a readable model");
+fn run<B: Backend>(path: &Path, backend: B) -> Answer {
+    let checkpoint = Checkpoint::open(path).expect("a readable model");
     let runner = ModelRunner::load(&checkpoint, backend, LIMITS).expect("the model loads");
-    let config = EngineConfig {
-        block_size: LIMITS.block_size,
-        num_blocks: LIMITS.num_blocks,
-        max_num_seqs: LIMITS.max_num_seqs,
-        max_num_batched_tokens: LIMITS.max_num_batched_tokens,
-        max_model_len: LIMITS.max_model_len,
-        watermark_blocks: 1,
-        ..EngineConfig::default()
-    };
-    let mut engine = Engine::new(config, runner).expect("a valid configuration");
+    let mut engine = Engine::new(model::engine_config(&LIMITS), runner).expect("a valid configuration");
     let request = Request {
-        prompt: PROMPT.to_vec(),
-        sampling: Arc::new(SamplingParams::greedy()),
-        stop: StopCriteria { max_tokens: NUM_NEW, ..StopCriteria::default() },
-        num_sequences: 1,
-        priority: 0,
-        cache_salt: Default::default(),
         prompt_logprobs: Some(1),
-        constraint: None,
+        ..model::request(PROMPT.to_vec(), NUM_NEW, SamplingParams::greedy())
     };
     engine.add_request(RequestId(0), request).expect("the request fits");
     let mut answer = Answer::default();

@@ -3,19 +3,19 @@
 
 #[path = "support/faulty.rs"]
 mod faulty;
+#[path = "support/model.rs"]
+mod model;
 mod support;
 
-use std::path::Path;
-use std::sync::Arc;
-
 use faulty::{Commands, Faulty, Place};
+use model::host;
 use pagoda_backend::BackendError;
 use pagoda_backend_cuda::{CudaBackend, Element, LinearPolicy, MeterDevice};
 use pagoda_engine::{
     Engine, EngineConfig, EngineEvent, PipelineDepth, Request, RequestError, RequestEvent, RequestId,
-    SamplingParams, StepOutcome, StopCriteria,
+    SamplingParams, StepOutcome,
 };
-use pagoda_kernels_host::{HostDevice, Order, Sanitize, compile_all};
+use pagoda_kernels_host::HostDevice;
 use pagoda_model::{Checkpoint, MemoryBudget, ModelRunner, RunnerConfig};
 
 type Runner = ModelRunner<CudaBackend<Faulty<HostDevice>>>;
@@ -35,22 +35,8 @@ const LIMITS: RunnerConfig = RunnerConfig {
     max_model_len: 320,
 };
 
-/// A device of its own; `None` where the kernels cannot be compiled.
-fn host() -> Option<HostDevice> {
-    if !support::can_run_here() {
-        return None;
-    }
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("simt-model");
-    compile_all(&support::kernels(), &folder, Sanitize::No)
-        .unwrap_or_else(|error| panic!("g++ failed:\n{error}"));
-    Some(HostDevice::new(&folder, Order::Forward).unwrap_or_else(|why| panic!("{why}")))
-}
-
 fn checkpoint() -> Checkpoint {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("config.json");
-    std::fs::write(&file, CONFIG).expect("a file");
-    Checkpoint::open_dummy(&file, 7).expect("a known shape")
+    model::dummy(CONFIG)
 }
 
 fn backend(commands: &Commands, device: HostDevice) -> CudaBackend<Faulty<HostDevice>> {
@@ -63,30 +49,13 @@ fn engine(commands: &Commands, device: HostDevice, pipeline_depth: PipelineDepth
 
 fn engine_over(backend: CudaBackend<Faulty<HostDevice>>, pipeline_depth: PipelineDepth) -> Engine<Runner> {
     let runner = ModelRunner::load(&checkpoint(), backend, LIMITS).expect("the model loads");
-    let config = EngineConfig {
-        block_size: LIMITS.block_size,
-        num_blocks: LIMITS.num_blocks,
-        max_num_seqs: LIMITS.max_num_seqs,
-        max_num_batched_tokens: LIMITS.max_num_batched_tokens,
-        max_model_len: LIMITS.max_model_len,
-        watermark_blocks: 1,
-        pipeline_depth,
-        ..EngineConfig::default()
-    };
+    let config = EngineConfig { pipeline_depth, ..model::engine_config(&LIMITS) };
     Engine::new(config, runner).expect("a valid configuration")
 }
 
 fn request(prompt_len: u32, max_tokens: u32, sampling: SamplingParams) -> Request {
-    Request {
-        prompt: (0..prompt_len).map(|i| 3 + (i * 31 + prompt_len) % 300).collect(),
-        sampling: Arc::new(sampling),
-        stop: StopCriteria { max_tokens, ..StopCriteria::default() },
-        num_sequences: 1,
-        priority: 0,
-        cache_salt: Default::default(),
-        prompt_logprobs: None,
-        constraint: None,
-    }
+    let prompt = (0..prompt_len).map(|i| 3 + (i * 31 + prompt_len) % 300).collect();
+    model::request(prompt, max_tokens, sampling)
 }
 
 /// A few of every kind; three of them decode together for most of the time.

@@ -8,7 +8,7 @@
 #   sanitizer    a few cases under compute-sanitizer, where that is installed
 #   kernels      every op by itself, beside a copy and a product of the same minute
 #   serve        a server of random weights under concurrent streams over HTTP
-#   engine       the engine without a server: nano bench, decode sweep, prompts
+#   engine       the engine without a server: nano bench, decode sweep (with the time between steps), prompts
 #   peers        PyTorch's kernels and transformers' continuous batching, where they are installed
 #
 # or a group of them: correctness (the first five), speed (kernels, serve), engines (the last two). A group, or a stage that is
@@ -201,6 +201,10 @@ engine() {
     record engine-decode 90 ./pagoda bench throughput configs/llama-3.1-8b.json --load-format dummy \
         --device "$device" --workload decode,prefill --batch-size 1,8,32,64,128,256 --context-len 128,1024,4096 \
         --prompt-len 128,512,2048,8192,32768 --repeats 2 --max-num-batched-tokens 8192 --json results.jsonl
+    # The host's part of a step shows most where the step is shortest: see gpu_idle_percent.
+    record engine-decode-qwen3-0.6b 40 ./pagoda bench throughput configs/qwen3-0.6b.json --load-format dummy \
+        --device "$device" --workload decode --batch-size 1,32,256 --context-len 128,1024 --max-num-batched-tokens 8192 \
+        --json results.jsonl
     record engine-long 60 ./pagoda bench throughput configs/llama-3.1-8b.json --load-format dummy \
         --device "$device" --workload decode --batch-size 1,2,4,8,16,32 --context-len 16384 \
         --max-num-batched-tokens 8192 --json results.jsonl

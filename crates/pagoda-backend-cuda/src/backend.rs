@@ -10,10 +10,11 @@ use pagoda_backend::{
 
 use crate::attention::{self, AttentionShape, Cuts, PrefillKernel};
 use crate::batch::CudaBatch;
+use crate::clock::{StepClock, StepPath, StepSpan};
 use crate::device::{Device, Launch, Memory};
 use crate::e4m3;
 use crate::element::{Element, kernel};
-use crate::graphs::{CaptureKey, Graphs, ScratchPlaces, Turn};
+use crate::graphs::Graphs;
 use crate::memory::{CudaKvCache, CudaRope, CudaTensor, CudaVector, Scratch, TensorKind};
 use crate::params::{
     AddRmsNormParams, AttentionWork, BlockCopyEntry, CopyBlocksParams, EmbedParams, GatedActivationParams,
@@ -54,10 +55,10 @@ pub struct CudaBackend<D: Device> {
     wanted_prefill: PrefillKernel,
     prefill: PrefillKernel,
     /// `[decode work, heads, head_dim]` parts of an attention output, and `[decode work, heads]` maxima and sums.
-    partial_out: Scratch<D::Memory>,
-    partial_stats: Scratch<D::Memory>,
+    pub(crate) partial_out: Scratch<D::Memory>,
+    pub(crate) partial_stats: Scratch<D::Memory>,
     /// Zero before and after every launch.
-    arrivals: Scratch<D::Memory>,
+    pub(crate) arrivals: Scratch<D::Memory>,
     rows: Scratch<D::Memory>,
     copies: Scratch<D::Memory>,
     pub(crate) panel: Scratch<D::Memory>,
@@ -67,12 +68,14 @@ pub struct CudaBackend<D: Device> {
     panel_bytes: usize,
     /// Splits of one launch of the decode kernel.
     max_splits: usize,
-    samples: SampleLists<D::Memory>,
+    pub(crate) samples: SampleLists<D::Memory>,
     /// Whether forward passes are captured.
-    has_graphs: bool,
-    graphs: Graphs<D::Graph>,
+    pub(crate) has_graphs: bool,
+    pub(crate) graphs: Graphs<D::Graph>,
     /// Of the batch uploaded last, if its forward pass may be captured: where it lies, and the splits of its one launch.
-    capturable: Option<(Pointer, usize)>,
+    pub(crate) capturable: Option<(Pointer, usize)>,
+    /// Present while steps are measured.
+    clock: Option<StepClock<D::Moment>>,
 }
 
 impl<D: Device> CudaBackend<D> {
@@ -98,6 +101,7 @@ impl<D: Device> CudaBackend<D> {
             has_graphs: true,
             graphs: Graphs::default(),
             capturable: None,
+            clock: None,
         }
     }
 
@@ -211,26 +215,28 @@ impl<D: Device> CudaBackend<D> {
         CudaBackend { has_graphs: false, ..self }
     }
 
-    /// The launches of a body, none of which has run.
-    fn capture(
-        &mut self,
-        body: &mut impl FnMut(&mut Self) -> Result<(), BackendError>,
-    ) -> Result<D::Graph, BackendError> {
-        self.device.begin_capture()?;
-        let captured = body(self);
-        // Always, so that the stream is not left capturing.
-        let graph = self.device.end_capture();
-        captured.and(graph)
+    /// From now on the times of steps are kept. For measurements.
+    pub fn start_clock(&mut self) {
+        self.clock = Some(StepClock::new());
     }
 
-    fn scratch_places(&self) -> ScratchPlaces {
-        [
-            self.partial_out.address(),
-            self.partial_stats.address(),
-            self.arrivals.address(),
-            self.panel.address(),
-            self.samples.last_samples.address(),
-        ]
+    /// The times of the steps since then, oldest first; waits for the last. The clock has stopped.
+    pub fn stop_clock(&mut self) -> Result<Vec<StepSpan>, BackendError> {
+        self.clock.take().map_or(Ok(Vec::new()), |clock| clock.read(&mut self.device))
+    }
+
+    pub(crate) fn begin_step(&mut self, path: StepPath) -> Result<(), BackendError> {
+        if let Some(clock) = &mut self.clock {
+            clock.begin(self.device.moment()?, path);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn end_step_part(&mut self) -> Result<(), BackendError> {
+        if let Some(clock) = &mut self.clock {
+            clock.end(self.device.moment()?);
+        }
+        Ok(())
     }
 
     pub(crate) fn launch<P: Plain>(
@@ -393,31 +399,9 @@ impl<D: Device> Backend for CudaBackend<D> {
     fn run(
         &mut self,
         key: GraphKey,
-        mut body: impl FnMut(&mut Self) -> Result<(), BackendError>,
+        body: impl FnMut(&mut Self) -> Result<(), BackendError>,
     ) -> Result<(), BackendError> {
-        let (true, Some((batch, num_splits)), 1..) = (self.has_graphs, self.capturable, key.num_rows) else {
-            return body(self);
-        };
-        let key = CaptureKey { key, batch, num_splits };
-        match self.graphs.next(key, self.scratch_places()) {
-            Turn::Run => body(self),
-            Turn::Replay(graph) => self.device.replay(graph),
-            Turn::Capture => match self.capture(&mut body) {
-                Ok(graph) => {
-                    self.device.replay(&graph)?;
-                    self.graphs.insert(key, graph);
-                    Ok(())
-                }
-                Err(why @ (BackendError::Refused(_) | BackendError::OutOfMemory { .. })) => {
-                    // Nothing has run. Steps go on as single launches, which is slower and nothing else; said once, for no
-                    // step is captured after this.
-                    tracing::warn!("no CUDA graphs from now on, every kernel is launched by itself: {why}");
-                    self.has_graphs = false;
-                    body(self)
-                }
-                Err(error) => Err(error),
-            },
-        }
+        self.run_body(key, body)
     }
 
     fn embed(&mut self, op: Embed<'_, Self>) -> Result<(), BackendError> {
@@ -621,7 +605,10 @@ impl<D: Device> Backend for CudaBackend<D> {
         let params = crate::params::SampleParams { logits, stride: op.logits.width as u32, ..params };
         const SHARED_BYTES: u32 = 16 * 4 + 16 * 8 + 256 * 8 + 16;
         match self.launch("sample", [op.rows.len(), 1, 1], (512, SHARED_BYTES), params) {
-            Ok(()) => self.samples.start_read(&mut self.device, output),
+            Ok(()) => {
+                self.end_step_part()?;
+                self.samples.start_read(&mut self.device, output)
+            }
             Err(error) => {
                 self.samples.keep(output);
                 Err(error)

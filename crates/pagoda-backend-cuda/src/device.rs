@@ -29,6 +29,8 @@ pub trait Device: Send + 'static {
     type Reading: Send;
     /// Captured launches.
     type Graph: Send;
+    /// A moment in its work.
+    type Moment: Send;
 
     /// One line for the start-up table.
     fn describe(&self) -> String;
@@ -82,6 +84,10 @@ pub trait Device: Send + 'static {
     fn end_capture(&mut self) -> Result<Self::Graph, BackendError>;
     /// Queues the launches of a capture, with the parameters they had.
     fn replay(&mut self, graph: &Self::Graph) -> Result<(), BackendError>;
+    /// The moment at which everything queued so far has ended. Asked for only by what measures.
+    fn moment(&mut self) -> Result<Self::Moment, BackendError>;
+    /// Seconds from a moment to a later one. Waits for both.
+    fn seconds_between(&mut self, from: &Self::Moment, to: &Self::Moment) -> Result<f64, BackendError>;
 }
 
 /// A piece of a device's memory.

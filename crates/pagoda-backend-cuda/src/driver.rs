@@ -206,6 +206,7 @@ impl Device for DriverDevice {
     type Memory = DriverMemory;
     type Reading = DriverReading;
     type Graph = DriverGraph;
+    type Moment = DriverMoment;
 
     fn describe(&self) -> String {
         let (major, minor) = self.info.compute_capability;
@@ -383,6 +384,24 @@ impl Device for DriverDevice {
         // SAFETY: graph and stream live; the addresses in the graph are of memory that the backend holds.
         unsafe { result::graph::launch(graph.executable, self.stream) }.map_err(step_error)
     }
+
+    fn moment(&mut self) -> Result<DriverMoment, BackendError> {
+        self.make_current()?;
+        let event = Event::timed().map_err(step_error)?;
+        event.record(self.stream).map_err(step_error)?;
+        Ok(DriverMoment { event })
+    }
+
+    fn seconds_between(&mut self, from: &DriverMoment, to: &DriverMoment) -> Result<f64, BackendError> {
+        self.make_current()?;
+        to.event.wait().map_err(step_error)?;
+        to.event.seconds_since(&from.event).map_err(step_error)
+    }
+}
+
+/// A moment in a stream's work, as the GPU's clock has it.
+pub struct DriverMoment {
+    event: Event,
 }
 
 /// Captured launches.

@@ -31,6 +31,7 @@ impl Device for MeterDevice {
     type Memory = MeterMemory;
     type Reading = ();
     type Graph = ();
+    type Moment = ();
 
     fn describe(&self) -> String {
         "a device that counts".to_owned()
@@ -82,8 +83,16 @@ impl Device for MeterDevice {
     fn replay(&mut self, (): &()) -> Result<(), BackendError> {
         Ok(())
     }
+
+    fn moment(&mut self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn seconds_between(&mut self, (): &(), (): &()) -> Result<f64, BackendError> {
+        no_results()
+    }
 }
 
-fn no_results() -> Result<(), BackendError> {
+fn no_results<T>() -> Result<T, BackendError> {
     Err(BackendError::Unsupported("a device that counts has no results".to_owned()))
 }

@@ -66,6 +66,17 @@ impl Event {
         result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING).map(Event)
     }
 
+    /// One that keeps the time at which it passed.
+    pub(crate) fn timed() -> Result<Self, DriverError> {
+        result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map(Event)
+    }
+
+    /// Seconds from `earlier` to this one; both are timed and have passed.
+    pub(crate) fn seconds_since(&self, earlier: &Event) -> Result<f64, DriverError> {
+        // SAFETY: both events live.
+        unsafe { result::event::elapsed(earlier.0, self.0) }.map(|milliseconds| f64::from(milliseconds) / 1e3)
+    }
+
     /// Means the end of everything queued so far.
     pub(crate) fn record(&self, stream: sys::CUstream) -> Result<(), DriverError> {
         // SAFETY: event and stream live.

@@ -9,7 +9,7 @@ use pagoda_backend::{
     HeadLayout, HostMatrix, InputToken, KvLayout, Linear, PagedAttention, RopeStoreKv, RopeTable, Sample,
     SampleRow, WeightFormat,
 };
-use pagoda_backend_cuda::{CudaBackend, Device, Element, Launch, LinearPolicy, Memory, TensorMap};
+use pagoda_backend_cuda::{CudaBackend, Device, Element, Launch, LinearPolicy, Memory, StepPath, TensorMap};
 
 /// A launch: kernel, grid, parameters.
 type Line = (&'static str, [u32; 3], Vec<u8>);
@@ -18,6 +18,8 @@ type Line = (&'static str, [u32; 3], Vec<u8>);
 struct Log {
     launches: Vec<Line>,
     num_replays: usize,
+    /// Its clock: every launch, write and read takes a second.
+    seconds: u32,
     /// Whether captures fail, as a device without room for another graph.
     refuses_captures: bool,
 }
@@ -52,6 +54,7 @@ impl Device for Recorder {
     type Memory = Piece;
     type Reading = usize;
     type Graph = Vec<Line>;
+    type Moment = u32;
 
     fn describe(&self) -> String {
         "a device that writes down its launches".to_owned()
@@ -76,11 +79,13 @@ impl Device for Recorder {
         _: &mut dyn FnMut(usize, &mut [u8]),
     ) -> Result<(), BackendError> {
         assert!(self.capture.is_none(), "a write within a capture");
+        self.log().seconds += 1;
         Ok(())
     }
 
     fn start_read(&mut self, _: &Piece, _: usize, num_bytes: usize) -> Result<usize, BackendError> {
         assert!(self.capture.is_none(), "a read within a capture");
+        self.log().seconds += 1;
         Ok(num_bytes)
     }
 
@@ -97,7 +102,11 @@ impl Device for Recorder {
         let line = (launch.kernel, launch.grid, launch.params.to_vec());
         match &mut self.capture {
             Some(capture) => capture.push(line),
-            None => self.log().launches.push(line),
+            None => {
+                let mut log = self.log();
+                log.launches.push(line);
+                log.seconds += 1;
+            }
         }
         Ok(())
     }
@@ -119,7 +128,17 @@ impl Device for Recorder {
         let mut log = self.log();
         log.num_replays += 1;
         log.launches.extend(graph.iter().cloned());
+        log.seconds += graph.len() as u32;
         Ok(())
+    }
+
+    fn moment(&mut self) -> Result<u32, BackendError> {
+        assert!(self.capture.is_none(), "a moment within a capture");
+        Ok(self.log().seconds)
+    }
+
+    fn seconds_between(&mut self, from: &u32, to: &u32) -> Result<f64, BackendError> {
+        Ok(f64::from(to.checked_sub(*from).expect("moments are in order")))
     }
 }
 
@@ -324,4 +343,31 @@ fn padding_stays_on_its_side_of_the_narrow_product() {
         assert_eq!(padded_rows <= 16, num_rows <= 16, "{num_rows} rows become {padded_rows}");
     }
     assert_eq!(layer.backend.padded_rows(257), None);
+}
+
+#[test]
+fn the_clock_keeps_where_steps_begin_and_end_and_how_they_were_run() {
+    let mut layer = Layer::new();
+    // Scratch memory of the longest, so that no capture is dropped on the way.
+    layer.step(0, &metadata(&[(1, 400), (1, 400)]), (2, false));
+    layer.backend.start_clock();
+    let contexts = [254, 255, 256, 257, 258, 259];
+    for context_len in contexts {
+        layer.step(0, &metadata(&[(1, context_len), (1, context_len)]), (2, false));
+    }
+    let last = layer.log().seconds;
+    let spans = layer.backend.stop_clock().unwrap();
+    // A split more for each sequence from 257 on: launches of another kind, which a capture before them does not serve.
+    use StepPath::{Captured, Launched, Replayed};
+    let paths: Vec<StepPath> = spans.iter().map(|span| span.path).collect();
+    assert_eq!(paths, [Launched, Captured, Replayed, Launched, Captured, Replayed]);
+    // Seven kernels, and between two steps the copies: the choices to the host, then the next step's metadata.
+    let pauses: Vec<f64> = spans.windows(2).map(|pair| pair[1].start_s - pair[0].end_s).collect();
+    assert!(pauses.iter().all(|pause| *pause == pauses[0] && *pause > 0.0), "{pauses:?}");
+    assert!(spans.iter().all(|span| span.end_s - span.start_s >= 7.0), "{spans:?}");
+    assert_eq!(spans[0].start_s, 0.0);
+    // A clock that has stopped keeps nothing, and asks for no moments.
+    layer.step(0, &metadata(&[(1, 8)]), (1, false));
+    assert!(layer.log().seconds > last);
+    assert_eq!(layer.backend.stop_clock().unwrap(), []);
 }

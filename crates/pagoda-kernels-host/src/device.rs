@@ -4,6 +4,7 @@ use std::alloc::{Layout, alloc, dealloc};
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use pagoda_backend::BackendError;
 use pagoda_backend_cuda::{Device, Launch, Memory, TensorMap};
@@ -148,6 +149,7 @@ impl Device for HostDevice {
     type Memory = HostMemory;
     type Reading = Vec<u8>;
     type Graph = HostGraph;
+    type Moment = Instant;
 
     fn describe(&self) -> String {
         format!("host, threads {:?}", self.order)
@@ -221,6 +223,16 @@ impl Device for HostDevice {
             self.launch(&Launch { params, ..*launch })?;
         }
         Ok(())
+    }
+
+    /// Nothing is queued here: what was called has ended.
+    fn moment(&mut self) -> Result<Instant, BackendError> {
+        assert!(self.capture.is_none(), "a moment within a capture");
+        Ok(Instant::now())
+    }
+
+    fn seconds_between(&mut self, from: &Instant, to: &Instant) -> Result<f64, BackendError> {
+        Ok((*to - *from).as_secs_f64())
     }
 
     fn tensor_map(

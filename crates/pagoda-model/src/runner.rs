@@ -130,6 +130,11 @@ impl<B: Backend> ModelRunner<B> {
         self.memory
     }
 
+    /// What it runs on, for measurements that are the device's own.
+    pub fn backend_mut(&mut self) -> &mut B {
+        &mut self.backend
+    }
+
     /// One line on the device for the start-up table.
     pub fn describe_device(&self) -> String {
         self.backend.describe()

@@ -8,7 +8,7 @@ use pagoda_backend::{Backend, KvFormat};
 use pagoda_backend_cpu::{Arithmetic, CpuBackend, CpuOptions};
 use pagoda_backend_cuda::{
     CudaBackend, CudaUnavailable, Device as CudaDevice, DriverDevice, Element, LinearPolicy, MeterDevice,
-    PrefillKernel,
+    PrefillKernel, StepSpan,
 };
 use pagoda_engine::{Executor, ExecutorError, PipelineDepth, StepOutput, StepPlan};
 use pagoda_model::{Checkpoint, MemoryBudget, ModelRunner, RunnerConfig, StepTicket};
@@ -240,6 +240,21 @@ impl DeviceRunner {
         match self {
             DeviceRunner::Cpu(_) => PipelineDepth::One,
             DeviceRunner::Cuda(_) => PipelineDepth::Two,
+        }
+    }
+
+    /// From now on a GPU keeps the times of its steps. A CPU has none of its own: the host's clock is its clock.
+    pub(crate) fn start_clock(&mut self) {
+        if let DeviceRunner::Cuda(runner) = self {
+            runner.backend_mut().start_clock();
+        }
+    }
+
+    /// The steps since then, by a GPU's clock; none of a CPU.
+    pub(crate) fn stop_clock(&mut self) -> anyhow::Result<Vec<StepSpan>> {
+        match self {
+            DeviceRunner::Cpu(_) => Ok(Vec::new()),
+            DeviceRunner::Cuda(runner) => Ok(runner.backend_mut().stop_clock()?),
         }
     }
 

@@ -73,6 +73,11 @@ fn throughput_runs_every_workload_on_random_weights() {
         let rate = number(line, "output_tokens_per_s");
         assert!((rate * step_s / number(line, "batch_size") - 1.0).abs() < 1e-6, "{line}");
         assert!(number(line, "step_ms_p50") <= number(line, "step_ms_p99"));
+        let of_median = number(line, "percent_of_roof_p50") * number(line, "step_ms_p50");
+        let of_mean = number(line, "percent_of_roof") * number(line, "step_ms");
+        assert!((of_median / of_mean - 1.0).abs() < 1e-6, "{line}");
+        // There is no GPU to be idle, and no graph to be captured.
+        assert!(line["gpu_idle_percent"].is_null() && line["tries"] == 1 && line["has_captures"] == false);
     }
     // Contexts are there although no prompt was computed: a longer one makes a longer step.
     assert!(number(decode[3], "step_ms") > 1.5 * number(decode[1], "step_ms"), "{decode:?}");

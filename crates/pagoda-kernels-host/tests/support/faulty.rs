@@ -118,6 +118,7 @@ impl<D: Device> Device for Faulty<D> {
     type Memory = D::Memory;
     type Reading = D::Reading;
     type Graph = D::Graph;
+    type Moment = D::Moment;
 
     fn describe(&self) -> String {
         self.inner.describe()
@@ -196,5 +197,15 @@ impl<D: Device> Device for Faulty<D> {
         self.commands.check()?;
         self.commands.0.lock().expect("no panic with the lock").num_replays += 1;
         self.inner.replay(graph)
+    }
+
+    fn moment(&mut self) -> Result<D::Moment, BackendError> {
+        self.commands.check()?;
+        self.inner.moment()
+    }
+
+    fn seconds_between(&mut self, from: &D::Moment, to: &D::Moment) -> Result<f64, BackendError> {
+        self.commands.check()?;
+        self.inner.seconds_between(from, to)
     }
 }

@@ -1,27 +1,32 @@
 //! The three workloads, each over an engine of its own on this thread: no server, no channel, nothing but what a server's
 //! engine thread does.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
 use pagoda_engine::{
-    CacheSalt, Engine, EngineEvent, Executor, PipelineDepth, Request, RequestEvent, RequestId,
-    SamplingParams, StepOutcome, StopCriteria,
+    CacheSalt, Engine, EngineEvent, PipelineDepth, Request, RequestEvent, RequestId, SamplingParams,
+    StepOutcome, StopCriteria,
 };
 
 use super::lent::{Lent, Prompts};
+use super::spans::{is_of_one_kind, pause_percent};
 use crate::bench::python_random::PythonRandom;
 use crate::config::Config;
+use crate::device::DeviceRunner;
 
 /// Steps of a decode measurement that are not counted: graphs are captured, caches warmed.
 const WARM_UP_STEPS: usize = 4;
+/// Times that a decode measurement is tried at most until no counted step is captured: a shape of step that first comes in the last
+/// counted step of the first try is captured in the second.
+const MAX_TRIES: usize = 3;
 /// Ids of random prompts are below this, as in the published script.
 const MAX_PROMPT_ID: u32 = 10_000;
 
 /// A loaded model, and the limits that every engine over it has.
-pub(crate) struct Bed<E> {
-    pub(crate) executor: Arc<Mutex<E>>,
+pub(crate) struct Bed {
+    pub(crate) executor: Arc<Mutex<DeviceRunner>>,
     pub(crate) config: Config,
     pub(crate) pipeline_depth: PipelineDepth,
     /// When no further measurement begins.
@@ -55,16 +60,33 @@ impl NanoWorkload {
     }
 }
 
+/// What a run of the nano workload gave.
+pub(crate) struct Nano {
+    pub(crate) total_s: f64,
+    /// See [`pause_percent`].
+    pub(crate) pause_percent: Option<f64>,
+}
+
 /// What a decode measurement gave.
 pub(crate) struct Decode {
     /// Seconds of each counted step, ascending.
     pub(crate) step_s: Vec<f64>,
     /// From the first counted step to the last.
     pub(crate) total_s: f64,
+    /// See [`pause_percent`]; of the counted steps.
+    pub(crate) pause_percent: Option<f64>,
+    /// Whether all counted steps reached the GPU by the same way: as graphs, or kernel by kernel.
+    pub(crate) is_of_one_kind: bool,
+    /// Tries that it took.
+    pub(crate) num_tries: usize,
 }
 
-impl<E: Executor> Bed<E> {
-    fn engine(&self, prompts: Prompts, max_step_tokens: usize) -> anyhow::Result<Engine<Lent<E>>> {
+impl Bed {
+    fn lock(&self) -> MutexGuard<'_, DeviceRunner> {
+        self.executor.lock().expect("a step that panicked ends the program")
+    }
+
+    fn engine(&self, prompts: Prompts, max_step_tokens: usize) -> anyhow::Result<Engine<Lent<DeviceRunner>>> {
         let mut config = self.config.engine();
         config.pipeline_depth = self.pipeline_depth;
         config.max_num_batched_tokens = config.max_num_batched_tokens.max(max_step_tokens);
@@ -87,9 +109,10 @@ impl<E: Executor> Bed<E> {
         }
     }
 
-    /// All requests at once; seconds until the last token.
-    pub(crate) fn nano(&self, workload: &NanoWorkload) -> anyhow::Result<f64> {
+    /// All requests at once, until the last token.
+    pub(crate) fn nano(&self, workload: &NanoWorkload) -> anyhow::Result<Nano> {
         let mut engine = self.engine(Prompts::Computed, 0)?;
+        self.lock().start_clock();
         let start = Instant::now();
         for (id, (prompt, output_len)) in workload.prompts.iter().zip(&workload.output_lens).enumerate() {
             engine.add_request(RequestId(id as u64), self.request(prompt.clone(), *output_len))?;
@@ -102,16 +125,30 @@ impl<E: Executor> Bed<E> {
         num_tokens += count_tokens(&mut engine)?;
         let expected: usize = workload.output_lens.iter().sum();
         ensure!(num_tokens == expected, "{num_tokens} tokens came instead of {expected}");
-        Ok(start.elapsed().as_secs_f64())
+        let total_s = start.elapsed().as_secs_f64();
+        let spans = self.lock().stop_clock()?;
+        Ok(Nano { total_s, pause_percent: pause_percent(&spans) })
     }
 
     /// `batch_size` sequences whose contexts have `context_len` tokens in the middle of `num_steps` counted steps.
+    ///
+    /// Where contexts grow past a multiple of the attention's split, decode steps become another graph, and the steps in which it is
+    /// made are not what is to be measured. Graphs stay, so the measurement is made again.
     pub(crate) fn decode(
         &self,
         batch_size: usize,
         context_len: usize,
         num_steps: usize,
     ) -> anyhow::Result<Decode> {
+        let mut decode = self.decode_once(batch_size, context_len, num_steps)?;
+        while !decode.is_of_one_kind && decode.num_tries < MAX_TRIES {
+            let num_tries = decode.num_tries + 1;
+            decode = Decode { num_tries, ..self.decode_once(batch_size, context_len, num_steps)? };
+        }
+        Ok(decode)
+    }
+
+    fn decode_once(&self, batch_size: usize, context_len: usize, num_steps: usize) -> anyhow::Result<Decode> {
         let prompt_len = context_len.saturating_sub(WARM_UP_STEPS + num_steps / 2).max(1);
         let num_tokens = 1 + WARM_UP_STEPS + num_steps;
         // The cut prompts are a row each: all of them are one step, so that all sequences begin together.
@@ -120,6 +157,7 @@ impl<E: Executor> Bed<E> {
             let prompt = (0..prompt_len).map(|place| (id + place * 31) as u32).collect();
             engine.add_request(RequestId(id as u64), self.request(prompt, num_tokens))?;
         }
+        self.lock().start_clock();
         let mut ends = Vec::with_capacity(num_tokens);
         let mut num_seen = 0;
         while engine.step() == StepOutcome::Progressed {
@@ -133,7 +171,15 @@ impl<E: Executor> Bed<E> {
         let counted = &ends[WARM_UP_STEPS..];
         let mut step_s: Vec<f64> = counted.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
         step_s.sort_unstable_by(f64::total_cmp);
-        Ok(Decode { total_s: (counted[num_steps] - counted[0]).as_secs_f64(), step_s })
+        let spans = self.lock().stop_clock()?;
+        let counted_spans = &spans[spans.len().saturating_sub(num_steps)..];
+        Ok(Decode {
+            total_s: (counted[num_steps] - counted[0]).as_secs_f64(),
+            step_s,
+            pause_percent: pause_percent(counted_spans),
+            is_of_one_kind: is_of_one_kind(counted_spans),
+            num_tries: 1,
+        })
     }
 
     /// Seconds from a prompt's arrival to its first token.
@@ -156,7 +202,7 @@ impl<E: Executor> Bed<E> {
 }
 
 /// Tokens among the engine's events. A failure of any kind ends the measurement: a figure of failed requests is none.
-fn count_tokens<E: Executor>(engine: &mut Engine<E>) -> anyhow::Result<usize> {
+fn count_tokens(engine: &mut Engine<Lent<DeviceRunner>>) -> anyhow::Result<usize> {
     let mut num_tokens = 0;
     for event in engine.take_events() {
         match event {

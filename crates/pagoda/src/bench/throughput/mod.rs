@@ -5,12 +5,12 @@
 
 mod lent;
 mod measure;
+mod spans;
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use pagoda_engine::Executor;
 use serde_json::json;
 
 use self::lent::fill_blocks;
@@ -95,14 +95,14 @@ fn sized(args: &BenchThroughputArgs, model_limit: usize) -> ModelArgs {
 }
 
 /// A loaded model and what its figures are stated against.
-struct Session<E> {
-    bed: Bed<E>,
+struct Session {
+    bed: Bed,
     cost: ModelCost,
     probe: Probe,
     results: Results,
 }
 
-impl<E: Executor> Session<E> {
+impl Session {
     fn nano(&mut self, args: &BenchThroughputArgs) -> anyhow::Result<()> {
         let seed = args.seed;
         let workload = NanoWorkload::new(args.num_requests, args.request_len, seed);
@@ -110,18 +110,25 @@ impl<E: Executor> Session<E> {
         let (num_prompt, num_output) =
             lengths.iter().fold((0, 0), |(prompt, output), length| (prompt + length.0, output + length.1));
         let roof = num_output as f64 / self.cost.batch_s(&self.probe, &lengths);
-        let mut rates = self.repeat(args, |bed| Ok(num_output as f64 / bed.nano(&workload)?))?;
+        let mut pauses = Vec::new();
+        let mut rates = self.repeat(args, |bed| {
+            let nano = bed.nano(&workload)?;
+            pauses.extend(nano.pause_percent);
+            Ok(num_output as f64 / nano.total_s)
+        })?;
         let rate = median(&mut rates);
+        let idle_percent = (!pauses.is_empty()).then(|| median(&mut pauses));
         let percent = 100.0 * rate / roof;
         let text = format!(
             "nano     {} requests, {num_prompt} prompt and {num_output} output tokens: {rate:.1} tok/s, {percent:.1} % of \
-             {roof:.0}",
-            args.num_requests
+             {roof:.0}{}",
+            args.num_requests,
+            idle_text(idle_percent)
         );
         let fields = json!({
             "workload": "nano", "num_requests": args.num_requests, "seed": seed, "num_prompt_tokens": num_prompt,
             "num_output_tokens": num_output, "output_tokens_per_s": rate, "repeats": rates,
-            "roof_tokens_per_s": roof, "percent_of_roof": percent,
+            "roof_tokens_per_s": roof, "percent_of_roof": percent, "gpu_idle_percent": idle_percent,
         });
         self.results.add(&text, fields)
     }
@@ -150,19 +157,23 @@ impl<E: Executor> Session<E> {
         let quantile = |share: f64| decode.step_s[((args.num_steps - 1) as f64 * share) as usize] * 1e3;
         let roof_s = self.cost.decode_step_s(&self.probe, batch_size, (batch_size * context_len) as f64);
         let (rate, percent) = (batch_size as f64 / step_s, 100.0 * roof_s / step_s);
+        let p50_percent = 100.0 * roof_s * 1e3 / quantile(0.5);
+        let kinds = if decode.is_of_one_kind { "" } else { ", graphs were captured on the way" };
         let text = format!(
             "decode   {batch_size:>4} x {context_len:>6}: {rate:>9.1} tok/s, step {:.3} ms (p50 {:.3}, p99 {:.3}), \
-             {percent:.1} % of the roof's {:.0} tok/s",
+             {percent:.1} % (p50 {p50_percent:.1} %) of the roof's {:.0} tok/s{}{kinds}",
             step_s * 1e3,
             quantile(0.5),
             quantile(0.99),
-            batch_size as f64 / roof_s
+            batch_size as f64 / roof_s,
+            idle_text(decode.pause_percent)
         );
         let fields = json!({
             "workload": "decode", "batch_size": batch_size, "context_len": context_len, "num_steps": args.num_steps,
             "output_tokens_per_s": rate, "step_ms": step_s * 1e3, "step_ms_p50": quantile(0.5),
             "step_ms_p99": quantile(0.99), "roof_tokens_per_s": batch_size as f64 / roof_s,
-            "percent_of_roof": percent,
+            "percent_of_roof": percent, "percent_of_roof_p50": p50_percent,
+            "gpu_idle_percent": decode.pause_percent, "has_captures": !decode.is_of_one_kind, "tries": decode.num_tries,
         });
         self.results.add(&text, fields)
     }
@@ -195,7 +206,7 @@ impl<E: Executor> Session<E> {
     fn repeat(
         &self,
         args: &BenchThroughputArgs,
-        measure: impl Fn(&Bed<E>) -> anyhow::Result<f64>,
+        mut measure: impl FnMut(&Bed) -> anyhow::Result<f64>,
     ) -> anyhow::Result<Vec<f64>> {
         let rates: Vec<f64> =
             (0..args.repeats.max(1)).map(|_| measure(&self.bed)).collect::<Result<_, _>>()?;
@@ -220,6 +231,11 @@ impl<E: Executor> Session<E> {
             None
         }
     }
+}
+
+/// How long a GPU had nothing to do, where that is known.
+fn idle_text(percent: Option<f64>) -> String {
+    percent.map_or_else(String::new, |percent| format!(", GPU idle {percent:.2} %"))
 }
 
 /// The middle one; of two the lower.

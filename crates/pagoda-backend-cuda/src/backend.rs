@@ -9,7 +9,7 @@ use pagoda_backend::{
 };
 
 use crate::attention::{self, AttentionShape, Cuts, PrefillKernel};
-use crate::batch::CudaBatch;
+use crate::batch::{BatchPlaces, CudaBatch};
 use crate::clock::{StepClock, StepPath, StepSpan};
 use crate::device::{Device, Launch, Memory};
 use crate::e4m3;
@@ -60,6 +60,8 @@ pub struct CudaBackend<D: Device> {
     /// Zero before and after every launch.
     pub(crate) arrivals: Scratch<D::Memory>,
     rows: Scratch<D::Memory>,
+    /// 0, 1, 2, ..: rows that follow one another, as those of a decode step do, need no upload.
+    row_numbers: Scratch<D::Memory>,
     copies: Scratch<D::Memory>,
     pub(crate) panel: Scratch<D::Memory>,
     /// The library of dense products, if one is used.
@@ -73,7 +75,7 @@ pub struct CudaBackend<D: Device> {
     pub(crate) has_graphs: bool,
     pub(crate) graphs: Graphs<D::Graph>,
     /// Of the batch uploaded last, if its forward pass may be captured: where it lies, and the splits of its one launch.
-    pub(crate) capturable: Option<(Pointer, usize)>,
+    pub(crate) capturable: Option<(BatchPlaces, usize)>,
     /// Present while steps are measured.
     clock: Option<StepClock<D::Moment>>,
 }
@@ -92,6 +94,7 @@ impl<D: Device> CudaBackend<D> {
             partial_stats: Scratch::new(0xFF, "parts of attention"),
             arrivals: Scratch::new(0, "parts of attention"),
             rows: Scratch::new(0, "row indices"),
+            row_numbers: Scratch::new(0, "row indices"),
             copies: Scratch::new(0, "block copies"),
             panel: Scratch::new(0xFF, "a dequantised panel"),
             products: None,
@@ -239,6 +242,22 @@ impl<D: Device> CudaBackend<D> {
         Ok(())
     }
 
+    /// Where to gather from, and the list of rows there.
+    fn gathered_rows(
+        &mut self,
+        x: &CudaTensor<D::Memory>,
+        rows: &[u32],
+    ) -> Result<(Pointer, Pointer), BackendError> {
+        let address = x.memory.address();
+        let is_run = rows.windows(2).all(|pair| pair[0] + 1 == pair[1]);
+        if is_run && rows.len() * 4 <= self.row_numbers.num_bytes() {
+            let first = rows.first().map_or(0, |row| *row as usize);
+            let skipped_bytes = first * x.width * x.kind.element_bytes();
+            return Ok((address + skipped_bytes as u64, self.row_numbers.address()));
+        }
+        Ok((address, self.rows.upload(&mut self.device, rows)?))
+    }
+
     pub(crate) fn launch<P: Plain>(
         &mut self,
         kernel: &'static str,
@@ -359,6 +378,8 @@ impl<D: Device> Backend for CudaBackend<D> {
         self.partial_stats.reserve(device, self.max_splits * stats_bytes * 2)?;
         self.arrivals.reserve(device, max_sequences * attention::decode_parts(heads) * 4)?;
         self.rows.reserve(device, limits.max_logit_rows * 4)?;
+        let row_numbers: Vec<u32> = (0..limits.max_logit_rows as u32).collect();
+        self.row_numbers.upload(device, &row_numbers)?;
         // A sequence that runs out of its own block copies one; a forked one copies its tail.
         self.copies.reserve(device, 2 * max_sequences * size_of::<BlockCopyEntry>())?;
         if self.panel_bytes > 0 {
@@ -381,8 +402,8 @@ impl<D: Device> Backend for CudaBackend<D> {
     ) -> Result<(), BackendError> {
         let cuts = Cuts { max_splits: self.max_splits, prefill: self.prefill };
         batch.upload(&mut self.device, metadata, cuts)?;
-        let address = batch.input_tokens.address();
-        self.capturable = batch.plan.captured_splits().map(|num_splits| (address, num_splits));
+        let places = batch.places;
+        self.capturable = batch.plan.captured_splits().map(|num_splits| (places, num_splits));
         Ok(())
     }
 
@@ -409,7 +430,7 @@ impl<D: Device> Backend for CudaBackend<D> {
         assert_eq!(op.table.cols, op.out.width, "embedding width");
         let params = EmbedParams {
             table: op.table.view(),
-            input_tokens: op.batch.input_tokens.address(),
+            input_tokens: op.batch.places.input_tokens,
             last_samples: self.samples.last_samples.reserve(&mut self.device, 4)?.address(),
             out: op.out.rows(num_rows),
             scale: op.scale,
@@ -485,8 +506,8 @@ impl<D: Device> Backend for CudaBackend<D> {
             k_norm: norm.map_or(0, |norm| norm.k_weight.memory.address()),
             cos: op.rope.cos.address(),
             sin: op.rope.sin.address(),
-            positions: op.batch.positions.address(),
-            slots: op.batch.slots.address(),
+            positions: op.batch.places.positions,
+            slots: op.batch.places.slots,
             kv: op.kv.view(),
             num_q_heads: heads.num_q_heads as u32,
             rotary_half: op.rope.half as u32,
@@ -513,11 +534,11 @@ impl<D: Device> Backend for CudaBackend<D> {
             qkv: op.qkv.rows(num_rows),
             out: op.out.rows(num_rows),
             kv: op.kv.view(),
-            block_tables: batch.block_tables.address(),
-            block_table_starts: batch.block_table_starts.address(),
-            context_lens: batch.context_lens.address(),
-            query_starts: batch.query_starts.address(),
-            work: batch.decode_work.address(),
+            block_tables: batch.places.block_tables,
+            block_table_starts: batch.places.block_table_starts,
+            context_lens: batch.places.context_lens,
+            query_starts: batch.places.query_starts,
+            work: batch.places.decode_work,
             partial_out: self.partial_out.reserve(&mut self.device, stats * heads.head_dim)?.address(),
             partial_stats: self.partial_stats.reserve(&mut self.device, stats * 2)?.address(),
             arrivals: self
@@ -537,7 +558,7 @@ impl<D: Device> Backend for CudaBackend<D> {
             let params = PagedAttentionParams { work, ..params };
             self.launch(shape.decode_kernel(), [splits.len(), parts, 1], shape.decode_geometry(), params)?;
         }
-        let params = PagedAttentionParams { work: batch.prefill_work.address(), ..params };
+        let params = PagedAttentionParams { work: batch.places.prefill_work, ..params };
         let grid = [batch.plan.prefill.len(), heads.num_q_heads, 1];
         match (batch.plan.kernel, op.kv.map) {
             (PrefillKernel::Mma, _) => {
@@ -572,9 +593,10 @@ impl<D: Device> Backend for CudaBackend<D> {
         assert_eq!(op.x.width, op.out.width, "gather widths");
         let max_rows = op.x.max_rows();
         assert!(op.rows.iter().all(|&row| (row as usize) < max_rows), "a row beyond {max_rows}");
+        let (x, rows) = self.gathered_rows(op.x, op.rows)?;
         let params = GatherRowsParams {
-            x: op.x.memory.address(),
-            rows: self.rows.upload(&mut self.device, op.rows)?,
+            x,
+            rows,
             out: op.out.rows(op.rows.len()),
             width: op.x.width as u32,
             reserved: 0,
@@ -597,23 +619,7 @@ impl<D: Device> Backend for CudaBackend<D> {
     }
 
     fn sample(&mut self, op: Sample<'_, Self>) -> Result<Self::Pending, BackendError> {
-        assert_eq!(op.logits.kind, TensorKind::F32, "logits come from alloc_logits");
-        assert!(op.vocab_size <= op.logits.width, "{} ids of {} logits", op.vocab_size, op.logits.width);
-        let num_logit_rows = op.rows.iter().map(|row| row.row as usize + 1).max().unwrap_or(0);
-        let logits = op.logits.rows(num_logit_rows);
-        let (params, output) = self.samples.upload(&mut self.device, op.rows, (op.vocab_size, op.first))?;
-        let params = crate::params::SampleParams { logits, stride: op.logits.width as u32, ..params };
-        const SHARED_BYTES: u32 = 16 * 4 + 16 * 8 + 256 * 8 + 16;
-        match self.launch("sample", [op.rows.len(), 1, 1], (512, SHARED_BYTES), params) {
-            Ok(()) => {
-                self.end_step_part()?;
-                self.samples.start_read(&mut self.device, output)
-            }
-            Err(error) => {
-                self.samples.keep(output);
-                Err(error)
-            }
-        }
+        self.queue_samples(op)
     }
 
     fn read_back(

@@ -4,48 +4,34 @@ use pagoda_backend::{BackendError, BatchMetadata, InputToken};
 
 use crate::attention::{AttentionPlan, Cuts};
 use crate::device::{Device, Memory};
-use crate::params::{AttentionWork, LAST_SAMPLED, Plain, Pointer, bytes_of};
+use crate::params::{AttentionWork, LAST_SAMPLED, Pointer};
+use crate::staging::Staging;
 
-/// One array of the metadata, at a fixed address.
-pub(crate) struct Section<M> {
-    memory: M,
+/// Where the lists of a batch lie. They are packed: each place depends on the lengths of the lists before it, and on nothing else.
+///
+/// A capture holds these places. The block tables, whose length changes while the work keeps its shape, lie behind all others, so that
+/// places are the same for every step of as many rows, sequences and splits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct BatchPlaces {
+    pub(crate) input_tokens: Pointer,
+    pub(crate) positions: Pointer,
+    pub(crate) slots: Pointer,
+    pub(crate) query_starts: Pointer,
+    pub(crate) context_lens: Pointer,
+    pub(crate) block_table_starts: Pointer,
+    pub(crate) decode_work: Pointer,
+    pub(crate) prefill_work: Pointer,
+    pub(crate) block_tables: Pointer,
 }
 
-impl<M: Memory> Section<M> {
-    fn new<D: Device<Memory = M>, P: Plain>(device: &mut D, max_len: usize) -> Result<Self, BackendError> {
-        let num_bytes = (max_len * size_of::<P>()).max(1);
-        Ok(Section { memory: device.alloc(num_bytes, 0, "a step's metadata")? })
-    }
-
-    fn write<D: Device<Memory = M>, P: Plain>(
-        &self,
-        device: &mut D,
-        values: &[P],
-    ) -> Result<(), BackendError> {
-        let bytes = bytes_of(values);
-        assert!(bytes.len() <= self.memory.num_bytes(), "more metadata than alloc_batch was told of");
-        if bytes.is_empty() { Ok(()) } else { device.write(&self.memory, 0, bytes) }
-    }
-
-    pub(crate) fn address(&self) -> Pointer {
-        self.memory.address()
-    }
-}
-
-/// The metadata of a step. Addresses do not change from step to step.
+/// The metadata of a step, in one piece of memory that one copy fills.
 pub struct CudaBatch<M> {
     pub(crate) host: BatchMetadata,
     pub(crate) plan: AttentionPlan,
+    pub(crate) places: BatchPlaces,
     tokens: Vec<u32>,
-    pub(crate) input_tokens: Section<M>,
-    pub(crate) positions: Section<M>,
-    pub(crate) slots: Section<M>,
-    pub(crate) query_starts: Section<M>,
-    pub(crate) context_lens: Section<M>,
-    pub(crate) block_tables: Section<M>,
-    pub(crate) block_table_starts: Section<M>,
-    pub(crate) decode_work: Section<M>,
-    pub(crate) prefill_work: Section<M>,
+    staging: Staging,
+    memory: M,
 }
 
 impl<M: Memory> CudaBatch<M> {
@@ -55,24 +41,21 @@ impl<M: Memory> CudaBatch<M> {
         max_sequences: usize,
         max_table_len: usize,
     ) -> Result<Self, BackendError> {
-        let mut numbers = |max_len| Section::new::<D, u32>(device, max_len);
+        // A split has at least one block of the table to itself; a power of two, as the plan's padding.
+        let max_splits = (max_table_len + max_sequences).next_power_of_two();
+        let max_bytes = 3 * Staging::list_bytes::<u32>(max_tokens)
+            + 2 * Staging::list_bytes::<u32>(max_sequences + 1)
+            + Staging::list_bytes::<u32>(max_sequences)
+            + Staging::list_bytes::<AttentionWork>(max_splits)
+            + Staging::list_bytes::<AttentionWork>(max_tokens)
+            + Staging::list_bytes::<u32>(max_table_len);
         Ok(CudaBatch {
             host: BatchMetadata::default(),
             plan: AttentionPlan::default(),
+            places: BatchPlaces::default(),
             tokens: Vec::with_capacity(max_tokens),
-            input_tokens: numbers(max_tokens)?,
-            positions: numbers(max_tokens)?,
-            slots: numbers(max_tokens)?,
-            query_starts: numbers(max_sequences + 1)?,
-            context_lens: numbers(max_sequences)?,
-            block_tables: numbers(max_table_len)?,
-            block_table_starts: numbers(max_sequences + 1)?,
-            // A split has at least one block of the table to itself; a power of two, as the plan's padding.
-            decode_work: Section::new::<D, AttentionWork>(
-                device,
-                (max_table_len + max_sequences).next_power_of_two(),
-            )?,
-            prefill_work: Section::new::<D, AttentionWork>(device, max_tokens)?,
+            staging: Staging::default(),
+            memory: device.alloc(max_bytes.max(1), 0, "a step's metadata")?,
         })
     }
 
@@ -89,14 +72,19 @@ impl<M: Memory> CudaBatch<M> {
             InputToken::LastSampled(row) => LAST_SAMPLED | row,
         }));
         self.plan.make(&self.host, cuts);
-        self.input_tokens.write(device, &self.tokens)?;
-        self.positions.write(device, &self.host.positions)?;
-        self.slots.write(device, &self.host.slot_mapping)?;
-        self.query_starts.write(device, &self.host.query_start_loc)?;
-        self.context_lens.write(device, &self.host.context_lens)?;
-        self.block_tables.write(device, &self.host.block_tables)?;
-        self.block_table_starts.write(device, &self.host.block_table_starts)?;
-        self.decode_work.write(device, &self.plan.decode)?;
-        self.prefill_work.write(device, &self.plan.prefill)
+        let (base, staging) = (self.memory.address(), &mut self.staging);
+        staging.clear();
+        self.places = BatchPlaces {
+            input_tokens: staging.push(&self.tokens).from(base),
+            positions: staging.push(&self.host.positions).from(base),
+            slots: staging.push(&self.host.slot_mapping).from(base),
+            query_starts: staging.push(&self.host.query_start_loc).from(base),
+            context_lens: staging.push(&self.host.context_lens).from(base),
+            block_table_starts: staging.push(&self.host.block_table_starts).from(base),
+            decode_work: staging.push(&self.plan.decode).from(base),
+            prefill_work: staging.push(&self.plan.prefill).from(base),
+            block_tables: staging.push(&self.host.block_tables).from(base),
+        };
+        staging.write(device, &self.memory)
     }
 }

@@ -54,6 +54,8 @@ pub trait Device: Send + 'static {
         num_bytes: usize,
         fill: &mut dyn FnMut(usize, &mut [u8]),
     ) -> Result<(), BackendError>;
+    /// Makes ready for so many readings at the same time of at most `num_bytes` each, so that they allocate nothing.
+    fn reserve_readings(&mut self, num_readings: usize, num_bytes: usize) -> Result<(), BackendError>;
     /// Starts to copy to the host what is there after everything that was queued before. Does not wait.
     fn start_read(
         &mut self,

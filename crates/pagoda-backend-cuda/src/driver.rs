@@ -16,7 +16,7 @@ use crate::cublaslt::CublasLt;
 use crate::device::{Device, Launch, Memory, TensorMap};
 use crate::fault::step_error;
 use crate::images::{image_of, images};
-use crate::pinned::{DriverReading, Event, Pinned, SEGMENT_BYTES, WriteRing};
+use crate::pinned::{DriverReading, Event, SEGMENT_BYTES, WriteRing};
 use crate::probe::{CudaUnavailable, DeviceInfo, driver_error, probe};
 use crate::queue::Queue;
 
@@ -35,7 +35,7 @@ pub struct DriverDevice {
     allocated_bytes: u64,
     /// What is written goes through it.
     ring: WriteRing,
-    /// Buffers of readings that have ended.
+    /// Buffers that no reading holds.
     readings: Vec<DriverReading>,
     /// A launch's parameters at the alignment that kernels expect.
     params: Vec<u64>,
@@ -258,6 +258,14 @@ impl Device for DriverDevice {
         Ok(())
     }
 
+    fn reserve_readings(&mut self, num_readings: usize, num_bytes: usize) -> Result<(), BackendError> {
+        self.make_current()?;
+        for _ in 0..num_readings {
+            self.readings.push(DriverReading::new(num_bytes).map_err(step_error)?);
+        }
+        Ok(())
+    }
+
     fn start_read(
         &mut self,
         from: &DriverMemory,
@@ -269,11 +277,7 @@ impl Device for DriverDevice {
         let is_large_enough = |reading: &DriverReading| reading.buffer.num_bytes() >= num_bytes;
         let mut reading = match self.readings.iter().position(is_large_enough) {
             Some(index) => self.readings.swap_remove(index),
-            None => DriverReading {
-                buffer: Pinned::new(num_bytes.next_power_of_two().max(4096)).map_err(step_error)?,
-                event: Event::new().map_err(step_error)?,
-                num_bytes: 0,
-            },
+            None => DriverReading::new(num_bytes).map_err(step_error)?,
         };
         reading.num_bytes = num_bytes;
         let target = &mut reading.buffer.bytes_mut()[..num_bytes];

@@ -1,7 +1,7 @@
 //! Captured forward passes: a decode step is some hundred launches, which a graph turns into one.
 //!
 //! A capture replays its launches with the parameters they had. So everything that a parameter depends on decides which capture
-//! is replayed: rows, splits and the batch's place are its key, and when memory that a forward pass uses has moved, all captures
+//! is replayed: rows, splits and the places of the batch's lists are its key, and when memory that a forward pass uses has moved, all captures
 //! are dropped. What changes from step to step (tokens, positions, slots, tables, the work list) is read by the kernels from the
 //! batch's memory.
 
@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use pagoda_backend::{BackendError, GraphKey};
 
 use crate::backend::CudaBackend;
+use crate::batch::BatchPlaces;
 use crate::clock::StepPath;
 use crate::device::Device;
 use crate::params::Pointer;
@@ -21,8 +22,8 @@ const MAX_KEYS: usize = 512;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct CaptureKey {
     pub(crate) key: GraphKey,
-    /// Where the batch lies.
-    pub(crate) batch: Pointer,
+    /// Where the batch's lists lie.
+    pub(crate) batch: BatchPlaces,
     /// Splits of the decode launch.
     pub(crate) num_splits: usize,
 }
@@ -152,7 +153,7 @@ mod tests {
     use super::*;
 
     fn key(num_rows: usize, num_splits: usize) -> CaptureKey {
-        CaptureKey { key: GraphKey { name: "forward", num_rows }, batch: 1, num_splits }
+        CaptureKey { key: GraphKey { name: "forward", num_rows }, batch: BatchPlaces::default(), num_splits }
     }
 
     #[test]

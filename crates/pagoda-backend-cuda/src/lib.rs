@@ -31,6 +31,7 @@ mod product;
 mod products;
 mod queue;
 mod sampling;
+mod staging;
 mod weight;
 
 pub use attention::PrefillKernel;

@@ -138,7 +138,7 @@ impl<M: Memory> Scratch<M> {
     ) -> Result<&M, BackendError> {
         let num_bytes = num_bytes.max(1);
         if self.memory.as_ref().is_none_or(|memory| memory.num_bytes() < num_bytes) {
-            self.memory = None;
+            // The old memory goes when the new is there, so that a refusal changes nothing.
             self.memory = Some(device.alloc(num_bytes, self.fill, self.what)?);
         }
         Ok(self.memory.as_ref().expect("it was just made"))

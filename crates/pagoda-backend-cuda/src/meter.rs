@@ -56,6 +56,10 @@ impl Device for MeterDevice {
         Ok(())
     }
 
+    fn reserve_readings(&mut self, _: usize, _: usize) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     fn start_read(&mut self, _: &MeterMemory, _: usize, _: usize) -> Result<(), BackendError> {
         no_results()
     }

@@ -137,3 +137,11 @@ pub struct DriverReading {
     pub(crate) event: Event,
     pub(crate) num_bytes: usize,
 }
+
+impl DriverReading {
+    /// One that has not begun, with room for `num_bytes`. The context must be current.
+    pub(crate) fn new(num_bytes: usize) -> Result<Self, DriverError> {
+        let buffer = Pinned::new(num_bytes.next_power_of_two().max(4096))?;
+        Ok(DriverReading { buffer, event: Event::new()?, num_bytes: 0 })
+    }
+}

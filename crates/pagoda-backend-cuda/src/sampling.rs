@@ -1,12 +1,14 @@
 //! The lists of a step's sample rows, laid end to end for the kernel, and what the kernel answers.
 
-use pagoda_backend::{BackendError, NonFiniteLogits, SampleRow, Sampled, StepLimits};
+use pagoda_backend::{BackendError, NonFiniteLogits, Sample, SampleRow, Sampled, StepLimits};
 
+use crate::backend::CudaBackend;
 use crate::device::{Device, Memory};
-use crate::memory::Scratch;
+use crate::memory::{Scratch, TensorKind};
 use crate::params::{
     NONE, SampleBias, SampleCount, SampleParams, SampleReport, SampleRule, SampleTop, read_plain,
 };
+use crate::staging::Staging;
 
 /// Chosen tokens on their way to the host.
 pub struct CudaPending<D: Device> {
@@ -38,7 +40,7 @@ const USUAL_TOP: usize = 20;
 /// Bytes of every list of a step that are taken at load. Longer ones (long histories under penalties) grow it.
 const USUAL_LIST_BYTES: usize = 256 << 10;
 /// Steps whose choices may be on their way at the same time.
-const NUM_OUTPUTS: usize = 2;
+const NUM_STEPS_IN_FLIGHT: usize = 2;
 
 /// Reused from step to step.
 pub(crate) struct SampleLists<M> {
@@ -47,11 +49,44 @@ pub(crate) struct SampleLists<M> {
     biases: Vec<SampleBias>,
     banned: Vec<u32>,
     masks: Vec<u32>,
-    on_device: [Scratch<M>; 5],
+    /// All five, one behind the other.
+    staging: Staging,
+    on_device: Scratch<M>,
     ruled: Scratch<M>,
     pub(crate) last_samples: Scratch<M>,
     /// Output memory that no pending sample holds.
     outputs: Vec<M>,
+}
+
+impl<D: Device> CudaBackend<D> {
+    /// Queues the choice of a token for each row, and its way to the host.
+    pub(crate) fn queue_samples(&mut self, op: Sample<'_, Self>) -> Result<CudaPending<D>, BackendError> {
+        assert_eq!(op.logits.kind, TensorKind::F32, "logits come from alloc_logits");
+        assert!(op.vocab_size <= op.logits.width, "{} ids of {} logits", op.vocab_size, op.logits.width);
+        let num_logit_rows = op.rows.iter().map(|row| row.row as usize + 1).max().unwrap_or(0);
+        let logits = op.logits.rows(num_logit_rows);
+        let (params, output) = self.samples.upload(&mut self.device, op.rows, (op.vocab_size, op.first))?;
+        let params = SampleParams { logits, stride: op.logits.width as u32, ..params };
+        match self.launch_sample(op.rows.len(), params, &output) {
+            Ok(reading) => Ok(CudaPending { output, reading }),
+            Err(error) => {
+                self.samples.keep(output);
+                Err(error)
+            }
+        }
+    }
+
+    fn launch_sample(
+        &mut self,
+        num_rows: usize,
+        params: SampleParams,
+        output: &SampleOutput<D::Memory>,
+    ) -> Result<D::Reading, BackendError> {
+        const SHARED_BYTES: u32 = 16 * 4 + 16 * 8 + 256 * 8 + 16;
+        self.launch("sample", [num_rows, 1, 1], (512, SHARED_BYTES), params)?;
+        self.end_step_part()?;
+        self.device.start_read(&output.memory, 0, output.num_bytes())
+    }
 }
 
 impl<M: Memory> SampleLists<M> {
@@ -62,7 +97,8 @@ impl<M: Memory> SampleLists<M> {
             biases: Vec::new(),
             banned: Vec::new(),
             masks: Vec::new(),
-            on_device: std::array::from_fn(|_| Scratch::new(0, "sampling")),
+            staging: Staging::default(),
+            on_device: Scratch::new(0, "sampling"),
             ruled: Scratch::new(0xFF, "sampling"),
             last_samples: Scratch::new(0, "sampling"),
             outputs: Vec::new(),
@@ -76,21 +112,20 @@ impl<M: Memory> SampleLists<M> {
         limits: &StepLimits,
     ) -> Result<(), BackendError> {
         let max_rows = limits.max_sequences.max(limits.max_logit_rows);
-        let mask_bytes = max_rows * limits.vocab_size.div_ceil(32) * 4;
-        let [rules, counts, biases, banned, masks] = &mut self.on_device;
-        rules.reserve(device, max_rows * size_of::<SampleRule>())?;
-        for list in [counts, biases, banned] {
-            list.reserve(device, USUAL_LIST_BYTES)?;
-        }
-        masks.reserve(device, mask_bytes)?;
+        let list_bytes = Staging::list_bytes::<SampleRule>(max_rows)
+            + 3 * USUAL_LIST_BYTES
+            + Staging::list_bytes::<u32>(max_rows * limits.vocab_size.div_ceil(32));
+        self.on_device.reserve(device, list_bytes)?;
         self.ruled.reserve(device, max_rows * limits.vocab_size * 4)?;
         // Prompt logprobs follow the samples.
         self.last_samples.reserve(device, (limits.max_tokens + max_rows) * 4)?;
         let output_bytes = max_rows * (size_of::<SampleReport>() + USUAL_TOP * size_of::<SampleTop>());
-        while self.outputs.len() < NUM_OUTPUTS {
+        let num_slices = limits.max_sequences.div_ceil(limits.max_logit_rows.max(1));
+        let num_outputs = NUM_STEPS_IN_FLIGHT * num_slices;
+        for _ in self.outputs.len()..num_outputs {
             self.outputs.push(device.alloc(output_bytes, 0xFF, "sampling")?);
         }
-        Ok(())
+        device.reserve_readings(num_outputs, output_bytes)
     }
 
     /// Uploads the rows; the answer lacks the logits.
@@ -111,24 +146,35 @@ impl<M: Memory> SampleLists<M> {
         let max_top = num_top.iter().copied().max().unwrap_or(0);
         let reports_bytes = rows.len() * size_of::<SampleReport>();
         let output_bytes = reports_bytes + rows.len() * max_top * size_of::<SampleTop>();
-        let output = SampleOutput { memory: self.take_output(device, output_bytes)?, max_top, num_top };
         let needs_ruled = self.rules.iter().any(|rule| {
             rule.num_counts + rule.num_biases + rule.num_banned > 0 || rule.first_mask_word != NONE
         });
         let ruled_bytes = if needs_ruled { rows.len() * vocab_size * 4 } else { 0 };
-        let [rules, counts, biases, banned, masks] = &mut self.on_device;
+        let staging = &mut self.staging;
+        staging.clear();
+        let rules = staging.push(&self.rules);
+        let counts = staging.push(&self.counts);
+        let biases = staging.push(&self.biases);
+        let banned = staging.push(&self.banned);
+        let masks = staging.push(&self.masks);
+        let lists = self.on_device.reserve(device, staging.num_bytes())?;
+        staging.write(device, lists)?;
+        let lists = lists.address();
+        let ruled = self.ruled.reserve(device, ruled_bytes)?.address();
+        let last_samples = self.last_samples.reserve(device, (first + rows.len()) * 4)?.address();
+        // Last, so that nothing can fail that would have to give it back.
+        let output = SampleOutput { memory: self.take_output(device, output_bytes)?, max_top, num_top };
         let params = SampleParams {
             logits: 0,
-            rules: rules.upload(device, &self.rules)?,
-            counts: counts.upload(device, &self.counts)?,
-            biases: biases.upload(device, &self.biases)?,
-            banned: banned.upload(device, &self.banned)?,
-            masks: masks.upload(device, &self.masks)?,
-            ruled: self.ruled.reserve(device, ruled_bytes)?.address(),
+            rules: rules.from(lists),
+            counts: counts.from(lists),
+            biases: biases.from(lists),
+            banned: banned.from(lists),
+            masks: masks.from(lists),
+            ruled,
             reports: output.memory.address(),
             top: output.memory.address() + reports_bytes as u64,
-            last_samples: self.last_samples.reserve(device, (first + rows.len()) * 4)?.address()
-                + first as u64 * 4,
+            last_samples: last_samples + first as u64 * 4,
             stride: 0,
             vocab_size: vocab_size as u32,
             max_top: max_top as u32,
@@ -187,19 +233,9 @@ impl<M: Memory> SampleLists<M> {
         }
     }
 
-    /// Takes back what no launch writes to, so that a step after a fault does not allocate.
-    pub(crate) fn keep(&mut self, output: SampleOutput<M>) {
+    /// Takes back what no choice is written to any more, so that a step after a fault does not allocate.
+    fn keep(&mut self, output: SampleOutput<M>) {
         self.outputs.push(output.memory);
-    }
-
-    /// Queues the way of the choices to the host.
-    pub(crate) fn start_read<D: Device<Memory = M>>(
-        &mut self,
-        device: &mut D,
-        output: SampleOutput<M>,
-    ) -> Result<CudaPending<D>, BackendError> {
-        let reading = device.start_read(&output.memory, 0, output.num_bytes())?;
-        Ok(CudaPending { output, reading })
     }
 
     /// Waits for the choices.

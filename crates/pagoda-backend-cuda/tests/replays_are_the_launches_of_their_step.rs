@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use pagoda_backend::{
     Activation, AddRmsNorm, Backend, BackendError, BatchMetadata, Embed, GatedActivation, GraphKey,
     HeadLayout, HostMatrix, InputToken, KvLayout, Linear, PagedAttention, RopeStoreKv, RopeTable, Sample,
-    SampleRow, WeightFormat,
+    SampleRow, StepLimits, WeightFormat,
 };
 use pagoda_backend_cuda::{CudaBackend, Device, Element, Launch, LinearPolicy, Memory, StepPath, TensorMap};
 
@@ -18,6 +18,8 @@ type Line = (&'static str, [u32; 3], Vec<u8>);
 struct Log {
     launches: Vec<Line>,
     num_replays: usize,
+    /// Sizes of the buffers for readings that were made ready.
+    spare_readings: Vec<usize>,
     /// Its clock: every launch, write and read takes a second.
     seconds: u32,
     /// Whether captures fail, as a device without room for another graph.
@@ -80,6 +82,11 @@ impl Device for Recorder {
     ) -> Result<(), BackendError> {
         assert!(self.capture.is_none(), "a write within a capture");
         self.log().seconds += 1;
+        Ok(())
+    }
+
+    fn reserve_readings(&mut self, num_readings: usize, num_bytes: usize) -> Result<(), BackendError> {
+        self.log().spare_readings.extend(std::iter::repeat_n(num_bytes, num_readings));
         Ok(())
     }
 
@@ -370,4 +377,32 @@ fn the_clock_keeps_where_steps_begin_and_end_and_how_they_were_run() {
     layer.step(0, &metadata(&[(1, 8)]), (1, false));
     assert!(layer.log().seconds > last);
     assert_eq!(layer.backend.stop_clock().unwrap(), []);
+}
+
+#[test]
+fn two_steps_of_two_slices_of_logits_are_in_flight_in_memory_that_was_reserved() {
+    let mut layer = Layer::new();
+    let (max_sequences, max_logit_rows, vocab_size) = (48, 32, 64);
+    let limits = StepLimits {
+        max_tokens: max_sequences,
+        max_sequences,
+        max_context_len: 64,
+        max_logit_rows,
+        vocab_size,
+        heads: HEADS,
+    };
+    layer.backend.reserve(&limits).unwrap();
+    let allocated_bytes = layer.backend.allocated_bytes();
+    let row = |row| SampleRow { num_logprobs: Some(20), ..SampleRow::greedy(row) };
+    let rows: Vec<SampleRow<'_>> = (0..max_logit_rows as u32).map(row).collect();
+    let mut pending = Vec::new();
+    for first in [0, 32, 0, 32] {
+        let rows = &rows[..max_logit_rows.min(max_sequences - first)];
+        let sample = Sample { logits: &layer.logits, vocab_size, rows, first };
+        pending.push(layer.backend.sample(sample).unwrap());
+    }
+    assert_eq!(layer.backend.allocated_bytes(), allocated_bytes, "a step allocated");
+    // A report of 16 bytes, and 20 tokens with their logprobs.
+    assert_eq!(layer.log().spare_readings, [48 * (16 + 20 * 8); 4]);
+    assert!(pending.into_iter().all(|pending| layer.backend.read_back(pending).is_ok()));
 }

@@ -191,6 +191,10 @@ impl Device for HostDevice {
         Ok(())
     }
 
+    fn reserve_readings(&mut self, _: usize, _: usize) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     fn start_read(
         &mut self,
         from: &HostMemory,

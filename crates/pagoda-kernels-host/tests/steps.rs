@@ -60,7 +60,8 @@ fn request(prompt_len: u32, max_tokens: u32, sampling: SamplingParams) -> Reques
 
 /// A few of every kind; three of them decode together for most of the time.
 fn requests() -> Vec<Request> {
-    let drawn = SamplingParams { temperature: 0.8, seed: 5, ..SamplingParams::greedy() };
+    let drawn =
+        SamplingParams { temperature: 0.8, seed: 5, num_logprobs: Some(20), ..SamplingParams::greedy() };
     let penalised = SamplingParams { repetition_penalty: 1.3, presence_penalty: 0.5, ..drawn.clone() };
     vec![
         request(5, 12, SamplingParams::greedy()),
@@ -74,10 +75,20 @@ fn requests() -> Vec<Request> {
 type Answer = Result<Vec<(u32, u32)>, RequestError>;
 
 fn run(engine: &mut Engine<Runner>, first_id: u64, requests: Vec<Request>) -> Vec<Answer> {
-    let mut answers: Vec<Answer> = requests.iter().map(|_| Ok(Vec::new())).collect();
+    let num_requests = requests.len();
+    add(engine, first_id, requests);
+    finish(engine, first_id, num_requests)
+}
+
+fn add(engine: &mut Engine<Runner>, first_id: u64, requests: Vec<Request>) {
     for (request, id) in requests.into_iter().zip(first_id..) {
         engine.add_request(RequestId(id), request).expect("the request fits");
     }
+}
+
+/// Steps until nothing is left to do.
+fn finish(engine: &mut Engine<Runner>, first_id: u64, num_requests: usize) -> Vec<Answer> {
+    let mut answers: Vec<Answer> = (0..num_requests).map(|_| Ok(Vec::new())).collect();
     loop {
         let outcome = engine.step();
         for event in engine.take_events() {
@@ -112,6 +123,70 @@ fn two_steps_in_flight_give_the_tokens_of_one_and_no_step_allocates() {
     let (num_allocs, ..) = commands.counts();
     assert_eq!(run(&mut pipelined, 0, requests()), expected);
     assert_eq!(commands.counts().0, num_allocs, "a step allocated");
+}
+
+#[test]
+fn a_decode_step_makes_two_uploads() {
+    let Some(device) = host() else { return };
+    let commands = Commands::default();
+    let mut engine = engine(&commands, device, PipelineDepth::Two);
+    let everything = SamplingParams {
+        temperature: 0.8,
+        repetition_penalty: 1.3,
+        logit_bias: [(5, 1.0), (9, -2.0)].into(),
+        num_logprobs: Some(3),
+        ..SamplingParams::greedy()
+    };
+    for (sampling, first_id) in [(SamplingParams::greedy(), 0), (everything, 100)] {
+        // Prompts of different lengths have nothing in common that a cache could keep.
+        let mut num_writes = |num_tokens, prompt_len, first_id| {
+            let start = commands.num_writes();
+            let three = Request { num_sequences: 3, ..request(prompt_len, num_tokens, sampling.clone()) };
+            assert!(run(&mut engine, first_id, vec![three])[0].is_ok());
+            commands.num_writes() - start
+        };
+        // What the prompt and the forks need, then nine decode steps more.
+        let (few, many) = (num_writes(4, 6, first_id), num_writes(13, 7, first_id + 50));
+        assert_eq!(many - few, 2 * 9, "{few} and {many} uploads");
+    }
+}
+
+#[test]
+fn a_step_that_runs_out_of_memory_fails_alone_and_leaves_what_others_need() {
+    let Some(device) = host() else { return };
+    let commands = Commands::default();
+    let mut engine = engine(&commands, device, PipelineDepth::Two);
+    let expected = run(&mut engine, 0, requests());
+    // From here to the end there is no memory left. More likeliest tokens than there is room for, in the company of a request
+    // that needs nothing of the kind: found out when the forward pass is under way.
+    commands.exhaust_memory_after(0);
+    let greedy = SamplingParams::greedy();
+    let many_tops = SamplingParams { num_logprobs: Some(200), ..greedy.clone() };
+    let failed =
+        run(&mut engine, 10, vec![request(4, 12, greedy.clone()), request(7, 12, many_tops.clone())]);
+    for answer in &failed {
+        match answer {
+            Err(RequestError::Executor(error)) => {
+                assert!(!error.is_fatal && error.message.contains("out of memory"), "{error:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    engine.assert_integrity();
+    // What was refused took nothing from those that come after it.
+    assert_eq!(run(&mut engine, 20, requests()), expected);
+    // And in the middle of answers: those that had begun fail with the step, the next ones do not.
+    add(&mut engine, 30, vec![request(5, 20, greedy.clone()), request(2, 20, greedy)]);
+    for _ in 0..4 {
+        assert_eq!(engine.step(), StepOutcome::Progressed);
+    }
+    add(&mut engine, 32, vec![request(9, 12, many_tops)]);
+    let failed = finish(&mut engine, 30, 3);
+    let is_refused =
+        |answer: &Answer| matches!(answer, Err(RequestError::Executor(error)) if !error.is_fatal);
+    assert!(failed.iter().all(is_refused), "{failed:?}");
+    assert_eq!(run(&mut engine, 50, requests()), expected);
+    engine.assert_integrity();
 }
 
 #[test]

@@ -20,7 +20,9 @@ pub(crate) enum Place {
 
 #[derive(Default)]
 struct State {
+    /// Of device memory, and of buffers for readings beyond those that were reserved.
     num_allocs: usize,
+    num_writes: usize,
     num_launches: usize,
     num_replays: usize,
     /// `e` for a step's first launch, `r` for a result that the host has waited for.
@@ -54,6 +56,11 @@ impl Commands {
     pub(crate) fn counts(&self) -> (usize, usize, usize) {
         let state = self.0.lock().expect("no panic with the lock");
         (state.num_allocs, state.num_launches, state.num_replays)
+    }
+
+    /// Copies to the device so far.
+    pub(crate) fn num_writes(&self) -> usize {
+        self.0.lock().expect("no panic with the lock").num_writes
     }
 
     /// What has happened since the last call: see `State::trace`.
@@ -106,17 +113,27 @@ impl Commands {
 pub(crate) struct Faulty<D> {
     inner: D,
     commands: Commands,
+    /// Sizes of the buffers for readings that none holds.
+    spare_readings: Vec<usize>,
 }
 
 impl<D: Device> Faulty<D> {
     pub(crate) fn new(inner: D, commands: &Commands) -> Self {
-        Faulty { inner, commands: commands.clone() }
+        Faulty { inner, commands: commands.clone(), spare_readings: Vec::new() }
+    }
+
+    /// The size of a buffer for a reading.
+    fn take_reading(&mut self, num_bytes: usize) -> Result<usize, BackendError> {
+        match self.spare_readings.iter().position(|&buffer_bytes| buffer_bytes >= num_bytes) {
+            Some(index) => Ok(self.spare_readings.swap_remove(index)),
+            None => self.commands.alloc("a reading", num_bytes).map(|()| num_bytes),
+        }
     }
 }
 
 impl<D: Device> Device for Faulty<D> {
     type Memory = D::Memory;
-    type Reading = D::Reading;
+    type Reading = (D::Reading, usize);
     type Graph = D::Graph;
     type Moment = D::Moment;
 
@@ -142,7 +159,14 @@ impl<D: Device> Device for Faulty<D> {
         fill: &mut dyn FnMut(usize, &mut [u8]),
     ) -> Result<(), BackendError> {
         self.commands.check()?;
+        self.commands.0.lock().expect("no panic with the lock").num_writes += 1;
         self.inner.write_with(to, offset, num_bytes, fill)
+    }
+
+    fn reserve_readings(&mut self, num_readings: usize, num_bytes: usize) -> Result<(), BackendError> {
+        self.commands.check()?;
+        self.spare_readings.extend(std::iter::repeat_n(num_bytes, num_readings));
+        Ok(())
     }
 
     fn start_read(
@@ -150,14 +174,20 @@ impl<D: Device> Device for Faulty<D> {
         from: &D::Memory,
         offset: usize,
         num_bytes: usize,
-    ) -> Result<D::Reading, BackendError> {
+    ) -> Result<Self::Reading, BackendError> {
         self.commands.check()?;
-        self.inner.start_read(from, offset, num_bytes)
+        let buffer_bytes = self.take_reading(num_bytes)?;
+        Ok((self.inner.start_read(from, offset, num_bytes)?, buffer_bytes))
     }
 
-    fn finish_read(&mut self, reading: D::Reading, bytes: &mut [u8]) -> Result<(), BackendError> {
+    fn finish_read(
+        &mut self,
+        (reading, buffer_bytes): Self::Reading,
+        bytes: &mut [u8],
+    ) -> Result<(), BackendError> {
         self.commands.check()?;
         self.commands.note('r');
+        self.spare_readings.push(buffer_bytes);
         self.inner.finish_read(reading, bytes)
     }
 

@@ -4,10 +4,9 @@
 //! out[r][n] = (sum over k in order, one fused multiply-add each) + bias[n]      lanes: sixteen n
 //! ```
 //!
-//! Up to [`DIRECT_ROWS`] rows, weights are unpacked in registers and used at once: the weights' bytes are all that moves.
-//! More rows share a tile of at most [`TILE_COLS`] columns x 16 outputs, unpacked once; partial sums of wider matrices rest
-//! in `out`. Storing an f32 and loading it back changes nothing, so both ways sum each output in index order from 0 and give
-//! the same bits.
+//! Up to [`MAX_FEW_ROWS`] rows unpack a panel for themselves (`linear_few_rows`). More rows share a tile of at most
+//! [`TILE_COLS`] columns x 16 outputs, unpacked once; partial sums of wider matrices rest in `out`. Storing an f32 and
+//! loading it back changes nothing, so both ways sum each output in index order from 0 and give the same bits.
 //!
 //! A tile is read in order, 64 bytes for 12 multiply-adds, so L2 is near enough; tiles of 192 columns, which stay in L1,
 //! cost more by their partial sums (of 102 GFLOP/s on Zen 3, 32 rows x 576 columns: 87 then, 92 now; 128 rows: 90, 98).
@@ -19,12 +18,11 @@ use std::ops::Range;
 
 use pagoda_backend::WeightFormat;
 
+use super::linear_few_rows::{MAX_FEW_ROWS, few_rows};
 use super::unpack::{Unpack, for_format};
 use crate::pack::{CpuWeight, Panel};
 use crate::simd::{LANES, Simd, for_height, isa_entry};
 
-/// Rows that unpack weights in registers rather than into a tile.
-const DIRECT_ROWS: usize = 4;
 /// Columns of a tile at most, 128 KiB; a multiple of 32.
 const TILE_COLS: usize = 2048;
 /// Bytes that come into a cache together.
@@ -58,78 +56,14 @@ unsafe fn linear_task<S: Simd>(task: &LinearTask<'_>) {
         let has_pair = index + 1 < task.panels.end && task.weight.panels[index + 1].format == panel.format;
         // SAFETY: the panels lie in the weight; the rest is the caller's promise.
         unsafe {
-            if task.num_rows <= DIRECT_ROWS {
+            if task.num_rows <= MAX_FEW_ROWS {
                 let step = if has_pair && task.num_rows == 1 { 2 } else { 1 };
-                for_format!(panel.format, U => direct_rows::<S, U>(task, index, step));
+                for_format!(panel.format, U => few_rows::<S, U>(task, index, step));
                 index += step;
             } else {
                 let step = if has_pair && S::HAS_WIDE_TILE { 2 } else { 1 };
                 tiled::<S>(task, index, step);
                 index += step;
-            }
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn direct_rows<S: Simd, U: Unpack<S>>(task: &LinearTask<'_>, index: usize, num_panels: usize) {
-    // SAFETY: the caller's promise, passed on.
-    unsafe {
-        match (task.num_rows, num_panels) {
-            (1, 2) => direct::<S, U, 1, 2>(task, index),
-            (1, _) => direct::<S, U, 1, 1>(task, index),
-            (2, _) => direct::<S, U, 2, 1>(task, index),
-            (3, _) => direct::<S, U, 3, 1>(task, index),
-            _ => direct::<S, U, 4, 1>(task, index),
-        }
-    }
-}
-
-/// `ROWS` rows x `PANELS` panels, unpacked in registers.
-#[inline(always)]
-unsafe fn direct<S: Simd, U: Unpack<S>, const ROWS: usize, const PANELS: usize>(
-    task: &LinearTask<'_>,
-    index: usize,
-) {
-    let cols = task.weight.cols;
-    let mut x: [*const f32; ROWS] = std::array::from_fn(|row| task.x.wrapping_add(row * cols));
-    let mut blocks: [*const u8; PANELS] =
-        std::array::from_fn(|panel| task.weight.data[task.weight.panels[index + panel].offset..].as_ptr());
-    // SAFETY: `cols` is whole blocks, and each panel holds that many blocks; `x` has `cols` numbers per row.
-    unsafe {
-        let mut sums = [[S::splat(0.0); PANELS]; ROWS];
-        for _ in 0..cols / U::BLOCK_COLS {
-            let mut scales = [U::scales(blocks[0]); PANELS];
-            for panel in 1..PANELS {
-                scales[panel] = U::scales(blocks[panel]);
-            }
-            for group in 0..U::BLOCK_COLS / U::GROUP_COLS {
-                let mut columns = [U::columns(blocks[0], group, scales[0]); PANELS];
-                for panel in 1..PANELS {
-                    columns[panel] = U::columns(blocks[panel], group, scales[panel]);
-                }
-                for row in 0..ROWS {
-                    let value = S::splat(x[row].read());
-                    for panel in 0..PANELS {
-                        sums[row][panel] = S::mul_add(value, columns[panel].0, sums[row][panel]);
-                    }
-                    if U::GROUP_COLS == 2 {
-                        let value = S::splat(x[row].wrapping_add(1).read());
-                        for panel in 0..PANELS {
-                            sums[row][panel] = S::mul_add(value, columns[panel].1, sums[row][panel]);
-                        }
-                    }
-                    x[row] = x[row].wrapping_add(U::GROUP_COLS);
-                }
-            }
-            for block in &mut blocks {
-                *block = block.wrapping_add(U::BLOCK_BYTES);
-            }
-        }
-        for panel in 0..PANELS {
-            let output = Output::new(task, task.weight.panels[index + panel]);
-            for row in 0..ROWS {
-                output.store::<S>(row, output.add_bias::<S>(sums[row][panel]));
             }
         }
     }
@@ -174,7 +108,7 @@ unsafe fn tiled<S: Simd>(task: &LinearTask<'_>, index: usize, num_panels: usize)
 
 /// The `[depth, 16]` f32 of columns `first..first + depth`: in place for f32, unpacked into `tile` else.
 #[inline(always)]
-unsafe fn tile_of<S: Simd, U: Unpack<S>>(
+pub(super) unsafe fn tile_of<S: Simd, U: Unpack<S>>(
     panel: *const u8,
     format: WeightFormat,
     first: usize,
@@ -322,7 +256,7 @@ pub(super) struct Output {
 
 impl Output {
     #[inline(always)]
-    fn new(task: &LinearTask<'_>, panel: Panel) -> Self {
+    pub(super) fn new(task: &LinearTask<'_>, panel: Panel) -> Self {
         Self::at(task.out, task.weight.rows, task.bias, panel)
     }
 

@@ -9,6 +9,7 @@
 pub(crate) mod attention;
 pub(crate) mod elementwise;
 pub(crate) mod linear;
+mod linear_few_rows;
 pub(crate) mod linear_int16;
 pub(crate) mod logits;
 pub(crate) mod norm;

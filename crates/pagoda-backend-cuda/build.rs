@@ -46,10 +46,11 @@ fn main() {
             Vec::new()
         }
     };
-    let mut table = String::from("pub(crate) static IMAGES: &[(&str, &[u8])] = &[\n");
+    let mut table = String::from("static IMAGES: &[(&str, &Aligned<[u8]>)] = &[\n");
     let mut log = String::new();
     for (name, fatbin, resources) in &embedded {
-        writeln!(table, "    ({name:?}, include_bytes!({:?})),", fatbin.display()).expect("a string grows");
+        writeln!(table, "    ({name:?}, &Aligned(*include_bytes!({:?}))),", fatbin.display())
+            .expect("a string grows");
         log += resources;
     }
     table += "];\n";

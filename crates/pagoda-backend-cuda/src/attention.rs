@@ -3,6 +3,8 @@
 //! Cuts depend on a sequence's own lengths only: splits of [`SPLIT_KEYS`] keys from position 0 for sequences with one query row,
 //! tiles of [`TILE_ROWS`] rows for the others. So the order of every sum is the same whatever else is in the batch.
 
+mod launches;
+
 use std::ops::Range;
 
 use pagoda_backend::{BatchMetadata, HeadLayout, KvFormat};

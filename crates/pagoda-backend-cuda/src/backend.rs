@@ -8,18 +8,16 @@ use pagoda_backend::{
     RopeStoreKv, RopeTable, Sample, Sampled, StepLimits,
 };
 
-use crate::attention::{self, AttentionShape, Cuts, PrefillKernel};
+use crate::attention::{self, Cuts, PrefillKernel};
 use crate::batch::{BatchPlaces, CudaBatch};
 use crate::clock::{StepClock, StepPath, StepSpan};
 use crate::device::{Device, Launch, Memory};
-use crate::e4m3;
 use crate::element::{Element, kernel};
 use crate::graphs::Graphs;
 use crate::memory::{CudaKvCache, CudaRope, CudaTensor, CudaVector, Scratch, TensorKind};
 use crate::params::{
-    AddRmsNormParams, AttentionWork, BlockCopyEntry, CopyBlocksParams, EmbedParams, GatedActivationParams,
-    GatherRowsParams, LinearParams, PagedAttentionParams, Plain, Pointer, RmsNormParams, RopeStoreKvParams,
-    WgmmaPrefillParams, bytes_of,
+    AddRmsNormParams, BlockCopyEntry, CopyBlocksParams, EmbedParams, GatedActivationParams, GatherRowsParams,
+    LinearParams, Plain, Pointer, RmsNormParams, RopeStoreKvParams, bytes_of,
 };
 use crate::product::{DenseProduct, panel_bytes};
 use crate::products::{ProductLibrary, Products};
@@ -140,77 +138,6 @@ impl<D: Device> CudaBackend<D> {
         let result = body(self);
         self.products = products;
         result
-    }
-
-    /// Writes rows from `first_row` on, rounded to what the matrix holds.
-    pub fn write_tensor(
-        &mut self,
-        tensor: &CudaTensor<D::Memory>,
-        first_row: usize,
-        values: &[f32],
-    ) -> Result<(), BackendError> {
-        let mut bytes = Vec::with_capacity(values.len() * 4);
-        match tensor.kind {
-            TensorKind::Element => self.element.encode(values.iter().copied(), &mut bytes),
-            TensorKind::F32 => values.iter().for_each(|value| bytes.extend(value.to_le_bytes())),
-        }
-        self.device.write(&tensor.memory, first_row * tensor.width * tensor.kind.element_bytes(), &bytes)
-    }
-
-    /// The first `num_rows` rows.
-    pub fn read_tensor(
-        &mut self,
-        tensor: &CudaTensor<D::Memory>,
-        num_rows: usize,
-    ) -> Result<Vec<f32>, BackendError> {
-        let element_bytes = tensor.kind.element_bytes();
-        let mut bytes = vec![0; num_rows * tensor.width * element_bytes];
-        self.device.read(&tensor.memory, 0, &mut bytes)?;
-        Ok(match tensor.kind {
-            TensorKind::Element => {
-                bytes.chunks_exact(2).map(|pair| self.element.decode([pair[0], pair[1]])).collect()
-            }
-            TensorKind::F32 => bytes
-                .chunks_exact(4)
-                .map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]))
-                .collect(),
-        })
-    }
-
-    /// K, then V, of one slot of one layer: `[kv heads, head_dim]` each.
-    pub fn read_slot(
-        &mut self,
-        kv: &CudaKvCache<D::Memory>,
-        layer: usize,
-        slot: usize,
-    ) -> Result<(Vec<f32>, Vec<f32>), BackendError> {
-        let KvLayout { num_blocks, block_size, num_kv_heads, head_dim, .. } = kv.layout;
-        let block = layer * num_blocks + slot / block_size;
-        let tile_bytes = kv.layout.tile_bytes(kv.format);
-        let mut read = |which: usize| {
-            let mut values = Vec::with_capacity(num_kv_heads * head_dim);
-            for head in 0..num_kv_heads {
-                let mut tile = vec![0; tile_bytes];
-                let index = (block * 2 + which) * num_kv_heads + head;
-                self.device.read(&kv.memory, index * tile_bytes, &mut tile)?;
-                values.extend(self.read_tile_slot(kv, &tile, slot % block_size));
-            }
-            Ok(values)
-        };
-        Ok((read(0)?, read(1)?))
-    }
-
-    /// The numbers of one slot of a tile.
-    fn read_tile_slot(&self, kv: &CudaKvCache<D::Memory>, tile: &[u8], offset: usize) -> Vec<f32> {
-        let KvLayout { block_size, head_dim, .. } = kv.layout;
-        if kv.format == KvFormat::E4m3 {
-            return e4m3::decode(
-                &tile[offset * head_dim..][..head_dim],
-                tile[block_size * head_dim + offset],
-            );
-        }
-        let bytes = &tile[offset * head_dim * 2..][..head_dim * 2];
-        bytes.chunks_exact(2).map(|pair| self.element.decode([pair[0], pair[1]])).collect()
     }
 
     /// Launches every kernel of every step by itself.
@@ -522,54 +449,7 @@ impl<D: Device> Backend for CudaBackend<D> {
     }
 
     fn paged_attention(&mut self, op: PagedAttention<'_, Self>) -> Result<(), BackendError> {
-        let (heads, layout, batch) = (op.heads, op.kv.layout, op.batch);
-        assert_eq!((op.qkv.width, op.out.width), (heads.qkv_width(), heads.q_width()), "attention widths");
-        assert_eq!((heads.num_kv_heads, heads.head_dim), (layout.num_kv_heads, layout.head_dim), "KV heads");
-        assert!(heads.num_q_heads.is_multiple_of(heads.num_kv_heads), "{} query heads", heads.num_q_heads);
-        let num_rows = batch.host.num_tokens();
-        let num_splits = batch.plan.decode_launches.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
-        let parts = attention::decode_parts(heads);
-        let stats = num_splits * heads.num_q_heads * 4;
-        let params = PagedAttentionParams {
-            qkv: op.qkv.rows(num_rows),
-            out: op.out.rows(num_rows),
-            kv: op.kv.view(),
-            block_tables: batch.places.block_tables,
-            block_table_starts: batch.places.block_table_starts,
-            context_lens: batch.places.context_lens,
-            query_starts: batch.places.query_starts,
-            work: batch.places.decode_work,
-            partial_out: self.partial_out.reserve(&mut self.device, stats * heads.head_dim)?.address(),
-            partial_stats: self.partial_stats.reserve(&mut self.device, stats * 2)?.address(),
-            arrivals: self
-                .arrivals
-                .reserve(&mut self.device, batch.host.num_sequences() * parts * 4)?
-                .address(),
-            num_q_heads: heads.num_q_heads as u32,
-            layer: op.layer as u32,
-            window: op.window.unwrap_or(0),
-            scale: op.scale,
-            softcap: op.softcap.unwrap_or(0.0),
-            reserved: 0,
-        };
-        let shape = AttentionShape { element: self.element, kv: op.kv.format, head_dim: heads.head_dim };
-        for splits in &batch.plan.decode_launches {
-            let work = params.work + (splits.start * size_of::<AttentionWork>()) as u64;
-            let params = PagedAttentionParams { work, ..params };
-            self.launch(shape.decode_kernel(), [splits.len(), parts, 1], shape.decode_geometry(), params)?;
-        }
-        let params = PagedAttentionParams { work: batch.places.prefill_work, ..params };
-        let grid = [batch.plan.prefill.len(), heads.num_q_heads, 1];
-        match (batch.plan.kernel, op.kv.map) {
-            (PrefillKernel::Mma, _) => {
-                self.launch(shape.prefill_kernel(), grid, shape.prefill_geometry(), params)
-            }
-            (PrefillKernel::Wgmma, map) => {
-                let kv_map = map.expect("the batch was uploaded for the cache that is used");
-                let params = WgmmaPrefillParams { kv_map, attention: params, reserved: [0; 15] };
-                self.launch(shape.wgmma_prefill_kernel(), grid, shape.wgmma_prefill_geometry(), params)
-            }
-        }
+        self.launch_attention(op)
     }
 
     fn gated_activation(&mut self, op: GatedActivation<'_, Self>) -> Result<(), BackendError> {

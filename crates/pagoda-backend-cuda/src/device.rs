@@ -37,7 +37,7 @@ pub trait Device: Send + 'static {
     /// Memory with all bytes `fill`.
     fn alloc(&mut self, num_bytes: usize, fill: u8, what: &'static str)
     -> Result<Self::Memory, BackendError>;
-    /// Bytes of all calls of [`Device::alloc`].
+    /// Bytes of the memory that has been allocated and not dropped.
     fn allocated_bytes(&self) -> u64;
     /// Host to device; `bytes` may be reused when the call returns.
     fn write(&mut self, to: &Self::Memory, offset: usize, bytes: &[u8]) -> Result<(), BackendError> {

@@ -12,6 +12,7 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUfunction_attribute_enum};
 use pagoda_backend::BackendError;
 
+use crate::allocated::{AllocatedBytes, CountedBytes};
 use crate::cublaslt::CublasLt;
 use crate::device::{Device, Launch, Memory, TensorMap};
 use crate::fault::step_error;
@@ -32,7 +33,7 @@ pub struct DriverDevice {
     stream: sys::CUstream,
     modules: HashMap<&'static str, sys::CUmodule>,
     functions: HashMap<&'static str, sys::CUfunction>,
-    allocated_bytes: u64,
+    allocated: AllocatedBytes,
     /// What is written goes through it.
     ring: WriteRing,
     /// Buffers that no reading holds.
@@ -66,7 +67,7 @@ impl DriverDevice {
             stream,
             modules: HashMap::new(),
             functions: HashMap::new(),
-            allocated_bytes: 0,
+            allocated: AllocatedBytes::default(),
             ring: WriteRing::new().map_err(driver_error)?,
             readings: Vec::new(),
             params: Vec::new(),
@@ -78,18 +79,9 @@ impl DriverDevice {
     /// Every embedded file at once. The driver may leave a kernel's code on the host until it is first launched: the reserve
     /// of the memory budget has room for that.
     fn load_modules(&mut self) -> Result<(), DriverError> {
-        let mut aligned = Vec::new();
         for (file, image) in images() {
-            // Embedded bytes begin anywhere; the header of a fatbin has fields of eight bytes.
-            aligned.clear();
-            aligned.resize(image.len().div_ceil(8), 0u64);
-            for (word, bytes) in aligned.iter_mut().zip(image.chunks(8)) {
-                let mut padded = [0; 8];
-                padded[..bytes.len()].copy_from_slice(bytes);
-                *word = u64::from_ne_bytes(padded);
-            }
-            // SAFETY: a fatbin that nvcc wrote, which names its own length; the driver keeps no reference to it.
-            let module = unsafe { result::module::load_data(aligned.as_ptr().cast()) }?;
+            // SAFETY: a fatbin that nvcc wrote, which names its own length, aligned as its fields are; the driver only reads it.
+            let module = unsafe { result::module::load_data(image.as_ptr().cast()) }?;
             self.modules.insert(file, module);
         }
         Ok(())
@@ -175,6 +167,7 @@ pub struct DriverMemory {
     address: sys::CUdeviceptr,
     num_bytes: usize,
     context: sys::CUcontext,
+    _counted: CountedBytes,
 }
 
 // SAFETY: an address and a handle; the driver may be asked to free it from any thread.
@@ -227,15 +220,15 @@ impl Device for DriverDevice {
             }
             _ => step_error(error),
         })?;
-        let memory = DriverMemory { address, num_bytes, context: self.context };
-        self.allocated_bytes += num_bytes as u64;
+        let _counted = self.allocated.count(num_bytes);
+        let memory = DriverMemory { address, num_bytes, context: self.context, _counted };
         // SAFETY: just allocated with this size.
         unsafe { result::memset_d8_async(address, fill, num_bytes, self.stream) }.map_err(step_error)?;
         Ok(memory)
     }
 
     fn allocated_bytes(&self) -> u64 {
-        self.allocated_bytes
+        self.allocated.now()
     }
 
     fn write_with(

@@ -9,6 +9,7 @@
 //! [`CudaBackend`] is generic over [`Device`], so that the tests run it, launches and all, on a host that imitates the
 //! machine (`kernels/simt`).
 
+mod allocated;
 mod attention;
 mod backend;
 mod batch;
@@ -22,6 +23,7 @@ mod element;
 mod fault;
 mod graphs;
 mod images;
+mod inspect;
 mod memory;
 mod meter;
 mod params;
@@ -34,6 +36,7 @@ mod sampling;
 mod staging;
 mod weight;
 
+pub use allocated::{AllocatedBytes, CountedBytes};
 pub use attention::PrefillKernel;
 pub use backend::{CudaBackend, LinearPolicy};
 pub use batch::CudaBatch;

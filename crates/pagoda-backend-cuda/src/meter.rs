@@ -3,18 +3,20 @@
 
 use pagoda_backend::BackendError;
 
+use crate::allocated::{AllocatedBytes, CountedBytes};
 use crate::device::{Device, Launch, Memory, TensorMap};
 
 /// A device that counts.
 #[derive(Debug, Default)]
 pub struct MeterDevice {
-    allocated_bytes: u64,
+    allocated: AllocatedBytes,
 }
 
 /// What would be memory.
 #[derive(Debug)]
 pub struct MeterMemory {
     num_bytes: usize,
+    _counted: CountedBytes,
 }
 
 impl Memory for MeterMemory {
@@ -38,12 +40,11 @@ impl Device for MeterDevice {
     }
 
     fn alloc(&mut self, num_bytes: usize, _fill: u8, _: &'static str) -> Result<MeterMemory, BackendError> {
-        self.allocated_bytes = self.allocated_bytes.saturating_add(num_bytes as u64);
-        Ok(MeterMemory { num_bytes })
+        Ok(MeterMemory { num_bytes, _counted: self.allocated.count(num_bytes) })
     }
 
     fn allocated_bytes(&self) -> u64 {
-        self.allocated_bytes
+        self.allocated.now()
     }
 
     fn write_with(

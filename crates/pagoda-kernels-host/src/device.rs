@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use pagoda_backend::BackendError;
-use pagoda_backend_cuda::{Device, Launch, Memory, TensorMap};
+use pagoda_backend_cuda::{AllocatedBytes, CountedBytes, Device, Launch, Memory, TensorMap};
 
 use crate::library::Library;
 
@@ -33,7 +33,7 @@ pub struct HostDevice {
     kernels: HashMap<&'static str, Kernel>,
     /// Every file that may hold a kernel; loaded when a kernel is first launched.
     files: Vec<PathBuf>,
-    allocated_bytes: u64,
+    allocated: AllocatedBytes,
     /// Launches since the beginning of a capture.
     capture: Option<HostGraph>,
 }
@@ -92,7 +92,7 @@ impl HostDevice {
             run,
             kernels: HashMap::new(),
             files,
-            allocated_bytes: 0,
+            allocated: AllocatedBytes::default(),
             capture: None,
         })
     }
@@ -123,6 +123,7 @@ impl HostDevice {
 pub struct HostMemory {
     address: *mut u8,
     layout: Layout,
+    _counted: CountedBytes,
 }
 
 // SAFETY: owned memory, which any one thread may use.
@@ -166,12 +167,11 @@ impl Device for HostDevice {
         }
         // SAFETY: just allocated with this size.
         unsafe { address.write_bytes(fill, num_bytes) };
-        self.allocated_bytes += num_bytes as u64;
-        Ok(HostMemory { address, layout })
+        Ok(HostMemory { address, layout, _counted: self.allocated.count(num_bytes) })
     }
 
     fn allocated_bytes(&self) -> u64 {
-        self.allocated_bytes
+        self.allocated.now()
     }
 
     fn write_with(

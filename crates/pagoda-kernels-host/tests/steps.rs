@@ -9,7 +9,7 @@ mod support;
 
 use faulty::{Commands, Faulty, Place};
 use model::host;
-use pagoda_backend::BackendError;
+use pagoda_backend::{Backend, BackendError};
 use pagoda_backend_cuda::{CudaBackend, Element, LinearPolicy, MeterDevice};
 use pagoda_engine::{
     Engine, EngineConfig, EngineEvent, PipelineDepth, Request, RequestError, RequestEvent, RequestId,
@@ -270,7 +270,9 @@ fn the_memory_of_a_load_is_known_to_the_byte_before_it() {
     let checkpoint = checkpoint();
     let meter = CudaBackend::new(MeterDevice::default(), Element::Bf16, LinearPolicy::Fastest);
     let planned = MemoryBudget::measure(&checkpoint, meter, &LIMITS).expect("a shape that the kernels have");
-    let backend = backend(&Commands::default(), device);
+    let mut backend = backend(&Commands::default(), device);
+    // What was needed before, and is no more, is not of the load.
+    drop(backend.alloc(1000, 8).expect("there is memory"));
     let runner = ModelRunner::load(&checkpoint, backend, LIMITS).expect("the model loads");
     assert_eq!(runner.memory(), planned);
     // 2 layers x (K, V) x 1 head x 64 channels x 2 bytes x 16 slots x 64 blocks.

@@ -70,6 +70,10 @@ pub(crate) struct PullArgs {
 /// Which of several ways a GPU computes.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub(crate) struct KernelArgs {
+    /// Numbers of activations, weights, K and V on a GPU: auto is bf16; f16 has a finer fraction and overflows beyond 65504.
+    /// Weights of block formats keep their codes.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) dtype: Dtype,
     /// What multiplies many rows on a GPU: auto is cuBLASLt where it is on the machine and passes its test, own is the built-in
     /// kernel.
     #[arg(long, value_enum, default_value_t)]
@@ -81,6 +85,20 @@ pub(crate) struct KernelArgs {
     /// depend on what else is in a step. The CPU is always so.
     #[arg(long)]
     pub(crate) deterministic: bool,
+}
+
+/// `--dtype`, by our names and by those that vLLM and PyTorch have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Dtype {
+    /// Whatever the device computes with: bf16 on a GPU, f32 on the CPU.
+    #[default]
+    Auto,
+    /// 8 bits of exponent, 7 of fraction.
+    #[value(alias = "bfloat16")]
+    Bf16,
+    /// 5 bits of exponent, 10 of fraction.
+    #[value(aliases = ["float16", "half"])]
+    F16,
 }
 
 /// `--prefill-kernel`.

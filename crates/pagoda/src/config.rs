@@ -115,6 +115,7 @@ impl DeviceConfig {
             cpu: CpuOptions { num_threads: num_threads(args)?, isa: isa(args)? },
             arithmetic: if args.cpu_arithmetic == "int16" { Arithmetic::Int16 } else { Arithmetic::F32 },
             gpu: GpuOptions {
+                dtype: args.kernels.dtype,
                 is_fp8_kv: args.kv_cache_dtype == "fp8",
                 has_graphs: !args.no_cuda_graphs,
                 policy: args.kernels.policy(),

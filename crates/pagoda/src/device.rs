@@ -13,7 +13,7 @@ use pagoda_backend_cuda::{
 use pagoda_engine::{Executor, ExecutorError, PipelineDepth, StepOutput, StepPlan};
 use pagoda_model::{Checkpoint, MemoryBudget, ModelRunner, RunnerConfig, StepTicket};
 
-use crate::args::{KernelArgs, PrefillChoice};
+use crate::args::{Dtype, KernelArgs, PrefillChoice};
 use crate::products::Gemm;
 use crate::{memory, products};
 
@@ -72,6 +72,8 @@ pub(crate) struct DeviceConfig {
 /// How a GPU works.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GpuOptions {
+    /// Of activations, weights, K and V.
+    pub(crate) dtype: Dtype,
     /// K and V in eight bits.
     pub(crate) is_fp8_kv: bool,
     /// Decode steps as CUDA graphs.
@@ -147,6 +149,9 @@ impl Device {
         if config.gpu.is_fp8_kv {
             bail!("--kv-cache-dtype fp8: the CPU keeps K and V as f32 (auto)");
         }
+        if config.gpu.dtype != Dtype::Auto {
+            bail!("--dtype: the CPU computes in f32 (auto)");
+        }
         let backend = CpuBackend::new(config.cpu).context("starting the CPU backend")?;
         Ok(Device::Cpu(Box::new(backend.with_arithmetic(config.arithmetic))))
     }
@@ -188,7 +193,11 @@ fn open_cuda(ordinal: i32, options: GpuOptions) -> Result<Device, CudaUnavailabl
 
 /// How a GPU works, whichever it is.
 fn gpu_backend<D: CudaDevice>(device: D, options: GpuOptions) -> CudaBackend<D> {
-    let backend = CudaBackend::new(device, Element::Bf16, options.policy);
+    let element = match options.dtype {
+        Dtype::Auto | Dtype::Bf16 => Element::Bf16,
+        Dtype::F16 => Element::F16,
+    };
+    let backend = CudaBackend::new(device, element, options.policy);
     let backend = if options.is_fp8_kv { backend.with_fp8_kv() } else { backend };
     if options.has_graphs { backend } else { backend.without_graphs() }
 }
@@ -211,8 +220,9 @@ pub(crate) fn measure_on_gpu(
     kv_format: KvFormat,
 ) -> anyhow::Result<MemoryBudget> {
     let is_fp8_kv = kv_format == KvFormat::E4m3;
-    // Products take no memory of a step: the policy changes nothing here.
-    let options = GpuOptions { is_fp8_kv, has_graphs: true, policy: LinearPolicy::Fastest };
+    // Both types have two bytes, and products take no memory of a step: neither changes anything here.
+    let (dtype, policy) = (Dtype::Auto, LinearPolicy::Fastest);
+    let options = GpuOptions { dtype, is_fp8_kv, has_graphs: true, policy };
     let backend = gpu_backend(MeterDevice::default(), options);
     let measured = MemoryBudget::measure(checkpoint, backend, config);
     measured.context("on the GPU (--device cpu serves without it)")
@@ -292,6 +302,7 @@ mod tests {
 
     use super::*;
     use crate::args::{BenchCommand, Cli, Command};
+    use crate::bench;
 
     #[test]
     fn a_device_is_read_as_it_is_printed() {
@@ -302,6 +313,38 @@ mod tests {
         for text in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "cpu:0"] {
             assert!(text.parse::<DeviceChoice>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn dtype_is_the_gpus_type_for_every_command_and_refused_on_the_cpu() {
+        let resolve = |line: &str| match Cli::try_parse_from(line.split(' ')).unwrap().command {
+            Command::Serve(args) => DeviceConfig::resolve(&args.model).unwrap(),
+            Command::Bench(BenchCommand::Throughput(args)) => DeviceConfig::resolve(&args.model).unwrap(),
+            Command::Bench(BenchCommand::Agreement(args)) => DeviceConfig::resolve(&args.model).unwrap(),
+            Command::Bench(BenchCommand::Consistency(args)) => DeviceConfig::resolve(&args.model).unwrap(),
+            Command::Bench(BenchCommand::Kernels(args)) => bench::kernels_device(&args),
+            other => panic!("{other:?}"),
+        };
+        for command in ["serve", "bench throughput", "bench agreement", "bench consistency", "bench kernels"]
+        {
+            for (flags, name, kv_format) in [
+                ("", "Bf16 activations", KvFormat::Bf16),
+                (" --dtype auto", "Bf16 activations", KvFormat::Bf16),
+                (" --dtype bfloat16", "Bf16 activations", KvFormat::Bf16),
+                (" --dtype f16", "F16 activations", KvFormat::F16),
+                (" --dtype half", "F16 activations", KvFormat::F16),
+            ] {
+                let config = resolve(&format!("pagoda {command}{flags}"));
+                let backend = gpu_backend(MeterDevice::default(), config.gpu);
+                assert!(backend.describe().contains(name), "{command}{flags}: {}", backend.describe());
+                assert_eq!(backend.kv_format(), kv_format, "{command}{flags}");
+            }
+            let refused = Device::open(&resolve(&format!("pagoda {command} --device cpu --dtype f16")));
+            assert!(refused.is_err_and(|why| why.to_string().contains("--dtype")), "{command}");
+        }
+        // The exact arithmetic that a GPU is compared with is the CPU's own, whatever the GPU's type.
+        let exact = bench::exact(resolve("pagoda bench agreement --dtype f16"));
+        assert!(matches!(Device::open(&exact), Ok(Device::Cpu(_))));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::python_random::PythonRandom;
 use super::results::Results;
-use crate::args::{AgreementLimits, BenchAgreementArgs, LoadFormat, ModelArgs};
+use crate::args::{AgreementLimits, BenchAgreementArgs, Dtype, LoadFormat, ModelArgs};
 use crate::config::{Config, served_name};
 use crate::device::{Device, DeviceChoice, DeviceConfig, GpuOptions};
 use crate::{environment, serve, text};
@@ -60,11 +60,11 @@ pub(crate) fn run(args: &BenchAgreementArgs) -> anyhow::Result<()> {
 }
 
 /// The device that all others are compared with.
-pub(super) fn exact(subject: DeviceConfig) -> DeviceConfig {
+pub(crate) fn exact(subject: DeviceConfig) -> DeviceConfig {
     DeviceConfig {
         choice: DeviceChoice::Cpu,
         arithmetic: pagoda_backend_cpu::Arithmetic::F32,
-        gpu: GpuOptions { is_fp8_kv: false, ..subject.gpu },
+        gpu: GpuOptions { dtype: Dtype::Auto, is_fp8_kv: false, ..subject.gpu },
         ..subject
     }
 }

@@ -23,8 +23,12 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+#[cfg(test)]
+pub(crate) use agreement::exact;
 pub(crate) use agreement::run as agreement;
 pub(crate) use consistency::run as consistency;
+#[cfg(test)]
+pub(crate) use kernels::device_config as kernels_device;
 pub(crate) use kernels::run as kernels;
 pub(crate) use lengths::Lengths;
 pub(crate) use throughput::run as throughput;

@@ -19,24 +19,29 @@ use super::probe;
 use super::results::Results;
 use super::roof::Probe;
 use super::subject::{Effort, Subject};
-use crate::args::BenchKernelsArgs;
+use crate::args::{BenchKernelsArgs, KernelArgs};
 use crate::device::{Device, DeviceConfig, GpuOptions};
 
 /// Bytes of an activation on a GPU and on the CPU.
 const GPU_ELEMENT_BYTES: usize = 2;
 const CPU_ELEMENT_BYTES: usize = 4;
 
-/// Measures every case asked for.
-pub(crate) fn run(args: &BenchKernelsArgs) -> anyhow::Result<()> {
+/// Whose ops are measured.
+pub(crate) fn device_config(args: &BenchKernelsArgs) -> DeviceConfig {
     let num_threads = std::thread::available_parallelism().map_or(1, |threads| threads.get());
-    let config = DeviceConfig {
+    let KernelArgs { dtype, .. } = args.kernels;
+    DeviceConfig {
         choice: args.device,
         cpu: CpuOptions { num_threads, isa: None },
         arithmetic: pagoda_backend_cpu::Arithmetic::F32,
-        gpu: GpuOptions { is_fp8_kv: false, has_graphs: true, policy: args.kernels.policy() },
+        gpu: GpuOptions { dtype, is_fp8_kv: false, has_graphs: true, policy: args.kernels.policy() },
         kernels: args.kernels,
-    };
-    let mut device = Device::open(&config)?;
+    }
+}
+
+/// Measures every case asked for.
+pub(crate) fn run(args: &BenchKernelsArgs) -> anyhow::Result<()> {
+    let mut device = Device::open(&device_config(args))?;
     let is_gpu = matches!(device, Device::Cuda(_));
     let (scale, element_bytes) =
         if is_gpu { (Scale::Gpu, GPU_ELEMENT_BYTES) } else { (Scale::Cpu, CPU_ELEMENT_BYTES) };

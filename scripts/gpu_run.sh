@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs stages of the GPU bundle: ./run.sh [STAGE..], all of them by default. Needs an NVIDIA driver, no Rust and no network.
+# Runs stages of the GPU bundle: ./run.sh [STAGE..], all of them by default; ./run.sh help prints this. Needs an NVIDIA driver, no Rust and
+# no network.
 #
 #   probe        what the machine has
 #   conformance  every op against the CPU reference
@@ -13,6 +14,13 @@
 #
 # or a group of them: correctness (the first five), speed (kernels, serve), engines (the last two). A group, or a stage that is
 # named by itself, ends within nine minutes: every command has its own time limit, and no more than what is left of the group's.
+#
+# The real model is not in the bundle (98 MB). agreement and consistency take it from where PAGODA_TEST_MODEL says, from here under the name
+# SmolLM2-135M-Instruct.Q4_1.gguf, or from the cache that pagoda pull fills:
+#   cp ~/.cache/pagoda/models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf gpu-bundle/
+# Where files have to be smaller, two halves beside this script are put together:
+#   split -n 2 -a 1 --numeric-suffixes=1 SmolLM2-135M-Instruct.Q4_1.gguf gpu-bundle/model.part
+#
 # Commands append to log.txt and results.jsonl beside this script, so that a run that is cut off leaves what it has. Without a
 # device it says so; that is a failure under REQUIRE_GPU=1.
 set -uo pipefail
@@ -26,6 +34,10 @@ group_seconds=480
 
 for argument in "$@"; do
     case "$argument" in
+        help | -h | --help)
+            sed -n '2,/^set /s/^# \{0,1\}//p' "$(basename "${BASH_SOURCE[0]}")"
+            exit
+            ;;
         correctness | speed | engines) ;;
         probe | conformance | agreement | consistency | sanitizer | kernels | serve | engine | peers) ;;
         *)
@@ -35,6 +47,12 @@ for argument in "$@"; do
     esac
 done
 [ $# -gt 0 ] || set -- correctness speed engines
+
+real_model=SmolLM2-135M-Instruct.Q4_1.gguf
+if [ ! -f $real_model ] && [ -f model.part1 ] && [ -f model.part2 ]; then
+    # Under its name only once it is whole.
+    cat model.part1 model.part2 > $real_model.part && mv $real_model.part $real_model && echo "model.part1 and 2: put together"
+fi
 
 gpus="$(./pagoda doctor | sed -n 's/^GPU  *\(cuda:.*\|none.*\)/\1/p')"
 if [[ "$gpus" != cuda:* ]]; then
@@ -87,11 +105,11 @@ skip() {
     echo "$1: skipped: $2" | tee -a log.txt
 }
 
-# The real model, if this machine has it: its 98 MB are not in the bundle.
+# The real model, if this machine has it.
 real_model() {
     local place
-    for place in "${PAGODA_TEST_MODEL:-}" SmolLM2-135M-Instruct.Q4_1.gguf \
-        "${XDG_CACHE_HOME:-${HOME:-/nonexistent}/.cache}/pagoda/models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf"; do
+    for place in "${PAGODA_TEST_MODEL:-}" $real_model \
+        "${XDG_CACHE_HOME:-${HOME:-/nonexistent}/.cache}/pagoda/models/smollm2-135m-instruct/$real_model"; do
         [ -n "$place" ] && [ -f "$place" ] && echo "$place" && return
     done
 }

@@ -38,12 +38,21 @@ pub(crate) fn check() -> anyhow::Result<()> {
         ensure!(probe.is_success && probe.text.contains("probe: ok"), "run.sh probe: {}", probe.text);
         return Ok(());
     }
+    let model = folder.join("SmolLM2-135M-Instruct.Q4_1.gguf");
+    for (half, text) in [("model.part1", "one"), ("model.part2", "two")] {
+        fs::write(folder.join(half), text)?;
+    }
     for requires_gpu in ["0", "1"] {
         let mut command = Command::new("bash");
         let ran = output(command.arg(folder.join("run.sh")).env("REQUIRE_GPU", requires_gpu))?;
-        ensure!(ran.text.starts_with("skipped: no CUDA device"), "run.sh said: {}", ran.text);
+        let says_so = ran.text.lines().any(|line| line.starts_with("skipped: no CUDA device"));
+        ensure!(says_so, "run.sh said: {}", ran.text);
         ensure!(ran.is_success == (requires_gpu == "0"), "run.sh under REQUIRE_GPU={requires_gpu}");
     }
+    ensure!(fs::read_to_string(&model)? == "onetwo", "run.sh did not put the model's halves together");
+    let help = output(Command::new("bash").arg(folder.join("run.sh")).arg("help"))?;
+    let is_whole = help.text.contains("consistency") && help.text.contains("model.part");
+    ensure!(help.is_success && is_whole, "run.sh help: {}", help.text);
     let unknown = output(Command::new("bash").arg(folder.join("run.sh")).arg("sprobe"))?;
     ensure!(!unknown.is_success, "run.sh took an unknown stage");
     Ok(())

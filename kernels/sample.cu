@@ -1,8 +1,8 @@
 // Chooses one token from one row of logits by the contract of `pagoda_backend::SampleRow`; the logits never leave the device.
 //
-// Launch: one block of 512 threads per sample. A row is read a few times (L2): once for greedy, about eleven times with top-k
-// or top-p, which are found by radix descent instead of a sort: the k-th largest key, and the key at which the mass of
-// all larger ones reaches top-p, eight bits per pass.
+// Launch: one block of 512 threads per sample. A row is read a few times (L2): once for greedy, eleven times with top-k
+// or top-p (twenty with both), which are found by radix descent instead of a sort: the k-th largest key, and the key at
+// which the mass of all larger ones reaches top-p, eight bits per pass.
 //
 //   key = [logit as an ordered integer | ~token]: unique, larger is likelier, ties go to the lower token
 //
@@ -17,6 +17,9 @@ constexpr uint32_t BINS = 256;
 constexpr float MASS_UNIT = 1099511627776.0f;  // 2^40
 
 using Key = unsigned long long;
+
+// Larger than the key of any number.
+constexpr Key NOT_FINITE = ~Key(0);
 
 struct Shared {
     float partial[WARPS];
@@ -58,6 +61,16 @@ __device__ __forceinline__ float row_sum(float value, Shared& shared) {
 struct Row {
     const float* logits;
     uint32_t len;
+
+    // The largest key, or `NOT_FINITE` if one of the logits is that.
+    __device__ Key largest(Shared& shared) const {
+        Key largest = 0;
+        for (uint32_t token = threadIdx.x; token < len; token += THREADS) {
+            const Key key = isfinite(logits[token]) ? key_of(logits[token], token) : NOT_FINITE;
+            largest = max(largest, key);
+        }
+        return block_max(largest, shared);
+    }
 
     // The largest key below `bound`; 0 if there is none.
     __device__ Key max_below(Key bound, Shared& shared) const {
@@ -188,19 +201,19 @@ __device__ uint32_t draw(const Row& row, const SampleRule& rule, Key least, cons
     return token_of(block_max(best, shared));
 }
 
-// Rules 4 to 9 of the contract; `largest` is the likeliest key.
-__device__ uint32_t choose(const Row& row, const SampleRule& rule, Key largest, Shared& shared) {
-    if (rule.temperature == 0) return token_of(largest);
-    const Weights weights{row.logits[token_of(largest)], rule.temperature};
+// Rules 4 to 9 of the contract.
+__device__ uint32_t choose(const Row& row, const SampleRule& rule, uint32_t likeliest, Shared& shared) {
+    if (rule.temperature == 0) return likeliest;
+    const Weights weights{row.logits[likeliest], rule.temperature};
     Key least = rule.top_k > 0 ? top_k_boundary(row, rule.top_k, shared) : 0;
     if (rule.top_p < 1) least = max(least, top_p_boundary(row, least, weights, rule.top_p, shared));
     return draw(row, rule, least, weights, shared);
 }
 
 // Log-probabilities of the chosen token and the likeliest ones, from the raw logits.
-__device__ void report(const SampleParams& params, const SampleRule& rule, const Row& raw, Key largest, uint32_t token,
-                       SampleReport& out, Shared& shared) {
-    const float maximum = raw.logits[token_of(largest)];
+__device__ void report(const SampleParams& params, const SampleRule& rule, const Row& raw, uint32_t likeliest,
+                       uint32_t token, SampleReport& out, Shared& shared) {
+    const float maximum = raw.logits[likeliest];
     const Key chosen = key_of(raw.logits[token], token);
     float mass = 0, num_likelier = 0;
     for (uint32_t other = threadIdx.x; other < raw.len; other += THREADS) {
@@ -223,18 +236,16 @@ __device__ void report(const SampleParams& params, const SampleRule& rule, const
     }
 }
 
-PAGODA_KERNEL(sample, SampleParams, THREADS, sizeof(Shared)) {
+// Two blocks a multiprocessor: for three of them ptxas would spill.
+PAGODA_KERNEL(sample, SampleParams, THREADS, sizeof(Shared), 2) {
     Shared& shared = shared_memory<Shared>();
     const SampleRule& rule = params.rules[blockIdx.x];
     const Row raw{params.logits + size_t(rule.row) * params.stride, params.vocab_size};
-    SampleReport& out = params.reports[blockIdx.x];
-    float num_bad = 0;
-    for (uint32_t token = threadIdx.x; token < raw.len; token += THREADS) num_bad += isfinite(raw.logits[token]) ? 0 : 1;
-    bool is_failed = row_sum(num_bad, shared) > 0;
+    const Key largest = raw.largest(shared);
+    const uint32_t likeliest = token_of(largest);
+    bool is_failed = largest == NOT_FINITE;
     uint32_t token = 0;
-    Key largest = 0;
     if (!is_failed) {
-        largest = raw.max_below(~Key(0), shared);
         if (rule.forced != NONE) {
             token = rule.forced;
             is_failed = token >= raw.len;
@@ -244,14 +255,15 @@ PAGODA_KERNEL(sample, SampleParams, THREADS, sizeof(Shared)) {
             const Row ruled{logits, params.vocab_size};
             const Key left = ruled.max_below(~Key(0), shared);
             is_failed = left == 0;
-            if (!is_failed) token = choose(ruled, rule, left, shared);
+            if (!is_failed) token = choose(ruled, rule, token_of(left), shared);
         } else {
-            token = choose(raw, rule, largest, shared);
+            token = choose(raw, rule, likeliest, shared);
         }
     }
+    SampleReport& out = params.reports[blockIdx.x];
     if (threadIdx.x == 0) {
         out = {is_failed ? 0 : token, is_failed ? 1u : 0u, 0, 0};
         params.last_samples[blockIdx.x] = is_failed ? 0 : token;
     }
-    if (!is_failed && rule.num_top != NONE) report(params, rule, raw, largest, token, out, shared);
+    if (!is_failed && rule.num_top != NONE) report(params, rule, raw, likeliest, token, out, shared);
 }

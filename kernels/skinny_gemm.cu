@@ -4,10 +4,14 @@
 //   grid.x   16 rows of W
 //   block    8 warps, which take the pieces of 32 columns in turn and are added up in order
 //
-// W is the A operand of m16n8k16 (its 16 rows are M), the rows of x are N: one product serves 8 rows of x, whose other places
-// are zeros. A product does not care which column is which as long as A and B agree, so a lane reads eight neighbouring
+// W is the A operand of m16n8k16 (its 16 rows are M), the rows of x are N: one product serves 8 rows of x. A product does not care which column is which as long as A and B agree, so a lane reads eight neighbouring
 // columns at once (16 bytes of a dense row) and calls them the columns 2t, 2t + 1, 2t + 8, 2t + 9 of two products.
 // Nothing goes through shared memory but the sums. Bytes: W once; x from L2 once per block.
+//
+// A weight of 4096 rows is 256 blocks, two for each multiprocessor of an H200: 16 warps that have to keep some 30 kB on their way (4.8 TB/s
+// x 800 ns / 132). So a lane loads four pieces ahead, 128 bytes of a dense W: 64 kB of the multiprocessor. The ring of registers lives
+// across the end of the loop, because loads that merely stand first in an unrolled loop are moved behind its products by ptxas,
+// which prefers fewer registers (48 instead of 102, and two loads on their way).
 #include "mma.cuh"
 #include "weights.cuh"
 
@@ -16,45 +20,79 @@ constexpr uint32_t THREADS = WARPS * WARP_SIZE;
 constexpr uint32_t BLOCK_ROWS = 16;
 constexpr uint32_t MAX_ROWS = 16;
 constexpr uint32_t PIECE = 32;
+constexpr uint32_t IN_FLIGHT = 4;  // pieces of a warp
 
 struct Shared {
     float sums[WARPS][BLOCK_ROWS][MAX_ROWS];
 };
 
-// Eight neighbouring weights as T.
+// What a lane needs of one piece, as it lies in memory: numbers are made of it when it is used, so that nothing waits before.
+template <uint32_t FORMAT, uint32_t NUM_TILES>
+struct Operands {
+    Stored8<FORMAT> low, high;  // of W, rows g and g + 8
+    uint4 x[NUM_TILES];
+};
+
+// Rows behind the last, of W and of x, are the last again: nobody reads what comes of them. Columns behind the last are zeros.
+template <uint32_t FORMAT, uint32_t NUM_TILES>
+__device__ __forceinline__ Operands<FORMAT, NUM_TILES> load(const LinearParams& params, uint32_t col) {
+    const uint32_t g = threadIdx.x % WARP_SIZE / 4, row = blockIdx.x * BLOCK_ROWS + g;
+    Operands<FORMAT, NUM_TILES> operands = {};
+    if (col >= params.weight.cols) return operands;
+    const uint32_t last_row = params.weight.rows - 1;
+    operands.low = load_stored8<FORMAT>(params.weight, min(row, last_row), col);
+    operands.high = load_stored8<FORMAT>(params.weight, min(row + 8, last_row), col);
+#pragma unroll
+    for (uint32_t tile = 0; tile < NUM_TILES; ++tile) {
+        const uint32_t x_row = min(tile * 8 + g, params.num_rows - 1);
+        operands.x[tile] = static_cast<const uint4*>(params.x)[(size_t(x_row) * params.weight.cols + col) / VECTOR];
+    }
+    return operands;
+}
+
+// Eight weights as T.
 template <class T, uint32_t FORMAT>
-__device__ __forceinline__ uint4 weights8(const WeightView& weight, uint32_t row, uint32_t col) {
-    if (row >= weight.rows || col >= weight.cols) return make_uint4(0, 0, 0, 0);
+__device__ __forceinline__ uint4 elements8(const Stored8<FORMAT>& stored, uint32_t col) {
     if constexpr (FORMAT == WEIGHT_DENSE) {
-        return *reinterpret_cast<const uint4*>(static_cast<const T*>(weight.codes) + size_t(row) * weight.cols + col);
+        return stored.numbers;
     } else {
         float values[VECTOR];
-        load_weights8<T, FORMAT>(weight, row, col, values);
+        decode8<T>(stored, col, values);
         return pack8<T>(values);
     }
 }
 
-template <class T>
-__device__ __forceinline__ uint4 inputs8(const LinearParams& params, uint32_t row, uint32_t col) {
-    if (row >= params.num_rows || col >= params.weight.cols) return make_uint4(0, 0, 0, 0);
-    return *reinterpret_cast<const uint4*>(static_cast<const T*>(params.x) + size_t(row) * params.weight.cols + col);
+template <class T, uint32_t FORMAT, uint32_t NUM_TILES>
+__device__ __forceinline__ void add_products(const Operands<FORMAT, NUM_TILES>& operands, uint32_t col,
+                                             float (&c)[NUM_TILES][4]) {
+    const uint4 low = elements8<T>(operands.low, col), high = elements8<T>(operands.high, col);
+#pragma unroll
+    for (uint32_t tile = 0; tile < NUM_TILES; ++tile) {
+        const uint4 x = operands.x[tile];
+        mma_m16n8k16<T>(c[tile], {low.x, high.x, low.y, high.y}, {x.x, x.y});
+        mma_m16n8k16<T>(c[tile], {low.z, high.z, low.w, high.w}, {x.z, x.w});
+    }
 }
 
 // This warp's share of the columns, for NUM_TILES * 8 rows of x.
 template <class T, uint32_t FORMAT, uint32_t NUM_TILES>
 __device__ __forceinline__ void multiply(const LinearParams& params, float (&sums)[BLOCK_ROWS][MAX_ROWS]) {
     const uint32_t warp = threadIdx.x / WARP_SIZE, g = threadIdx.x % WARP_SIZE / 4, t = threadIdx.x % 4;
-    const uint32_t row = blockIdx.x * BLOCK_ROWS + g;
+    constexpr uint32_t STRIDE = WARPS * PIECE;
+    const uint32_t first = warp * PIECE, lane_col = t * VECTOR;
     float c[NUM_TILES][4] = {};
-    for (uint32_t piece = warp * PIECE; piece < params.weight.cols; piece += WARPS * PIECE) {
-        const uint32_t col = piece + t * VECTOR;
-        const uint4 low = weights8<T, FORMAT>(params.weight, row, col);
-        const uint4 high = weights8<T, FORMAT>(params.weight, row + 8, col);
+    Operands<FORMAT, NUM_TILES> operands[IN_FLIGHT];
 #pragma unroll
-        for (uint32_t tile = 0; tile < NUM_TILES; ++tile) {
-            const uint4 x = inputs8<T>(params, tile * 8 + g, col);
-            mma_m16n8k16<T>(c[tile], {low.x, high.x, low.y, high.y}, {x.x, x.y});
-            mma_m16n8k16<T>(c[tile], {low.z, high.z, low.w, high.w}, {x.z, x.w});
+    for (uint32_t index = 0; index < IN_FLIGHT; ++index) {
+        operands[index] = load<FORMAT, NUM_TILES>(params, first + index * STRIDE + lane_col);
+    }
+    // Counted in pieces, not in columns: a product needs all lanes of a warp.
+    for (uint32_t piece = first; piece < params.weight.cols; piece += IN_FLIGHT * STRIDE) {
+#pragma unroll
+        for (uint32_t index = 0; index < IN_FLIGHT; ++index) {
+            const uint32_t col = piece + index * STRIDE + lane_col;
+            add_products<T>(operands[index], col, c);
+            operands[index] = load<FORMAT, NUM_TILES>(params, col + IN_FLIGHT * STRIDE);
         }
     }
 #pragma unroll

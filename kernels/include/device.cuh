@@ -17,9 +17,10 @@ using bf16 = __nv_bfloat16;
 using f16 = __half;
 
 // Declares `name(const Params& params)` for blocks of `num_threads` threads and `shared_bytes` of shared memory. The host shim
-// holds every launch to both.
-#define PAGODA_KERNEL(name, Params, num_threads, shared_bytes) \
-    extern "C" __global__ void __launch_bounds__(num_threads) name(const __grid_constant__ Params params)
+// holds every launch to both. A fifth argument is how many blocks a multiprocessor shall have room for: else ptxas guesses.
+#define PAGODA_KERNEL(name, Params, num_threads, shared_bytes, ...) \
+    extern "C" __global__ void __launch_bounds__(num_threads __VA_OPT__(, ) __VA_ARGS__) \
+        name(const __grid_constant__ Params params)
 
 // The block's shared memory.
 template <class Shared>
@@ -98,6 +99,16 @@ inline uint32_t multiply2(uint32_t a, uint32_t b) {
     return pack2<T>(low_of<T>(a) * low_of<T>(b), high_of<T>(a) * high_of<T>(b));
 }
 #endif
+
+// What nobody will read again: it need not stay in a cache.
+template <class V>
+__device__ __forceinline__ V load_once(const V* from) {
+#ifdef PAGODA_SIMT
+    return *from;
+#else
+    return __ldcs(from);
+#endif
+}
 
 // Eight elements: one 16-byte access. `from` and `to` are 16-byte aligned.
 constexpr uint32_t VECTOR = 8;

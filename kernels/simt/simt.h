@@ -22,7 +22,7 @@
 
 #define __device__
 #define __forceinline__ inline
-#define PAGODA_KERNEL(name, Params, num_threads, shared_bytes)              \
+#define PAGODA_KERNEL(name, Params, num_threads, shared_bytes, ...)         \
     extern "C" const uint32_t name##_geometry[2];                           \
     const uint32_t name##_geometry[2] = {num_threads, uint32_t(shared_bytes)}; \
     extern "C" void name(const Params& params)

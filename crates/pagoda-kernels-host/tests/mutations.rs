@@ -73,7 +73,7 @@ fn mutations() -> Vec<Mutation> {
         file: "skinny_gemm.cu",
         from,
         to,
-        cases: &["linear/9x96", "linear/3x288", "linear/2x1000", "linear/2x40"],
+        cases: &["linear/9x96", "linear/3x288", "linear/5x1312", "linear/2x1000", "linear/2x40"],
         happy: "linear/1x64x16/bf16",
         options: &[],
     };
@@ -152,7 +152,9 @@ fn mutations() -> Vec<Mutation> {
             "(tile.first_position + tile.num_rows) / NUM_KEYS",
             &[CHUNKS, PROMPTS],
         ),
-        skinny("if (row >= weight.rows || col >= weight.cols)", "if (row >= weight.rows)"),
+        skinny("    if (col >= params.weight.cols) return operands;\n", ""),
+        skinny("min(row + 8, last_row)", "row + 8"),
+        skinny("(params, col + IN_FLIGHT * STRIDE)", "(params, col + STRIDE)"),
         // Strides.
         decode(
             DECODE_FILE,

@@ -47,8 +47,12 @@ pub(super) fn cases() -> Vec<LinearCase> {
             });
         }
     }
+    // More columns than are loaded ahead.
+    for format in WeightFormat::ALL {
+        cases.push(LinearCase { rows: 5, cols: 1312, width: 24, format, has_bias: false, is_logits: false });
+    }
     // Columns that are no whole pieces.
-    for (cols, width) in [(8, 16), (40, 24), (1000, 128)] {
+    for (cols, width) in [(8, 16), (40, 24), (1000, 128), (2600, 24)] {
         for rows in [2, 18] {
             let (format, has_bias, is_logits) = (WeightFormat::Bf16, false, false);
             cases.push(LinearCase { rows, cols, width, format, has_bias, is_logits });

@@ -33,6 +33,10 @@ __device__ __forceinline__ Key key_of(float logit, uint32_t token) {
     const uint32_t ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
     return Key(ordered) << 32 | (0xFFFFFFFFu - token);
 }
+__device__ __forceinline__ Key finite_key(uint32_t bits, uint32_t token) {
+    const float logit = __uint_as_float(bits);
+    return isfinite(logit) ? key_of(logit, token) : NOT_FINITE;
+}
 __device__ __forceinline__ uint32_t token_of(Key key) { return 0xFFFFFFFFu - uint32_t(key); }
 
 __device__ __forceinline__ bool is_removed(float logit) { return logit == -INFINITY; }
@@ -62,12 +66,20 @@ struct Row {
     const float* logits;
     uint32_t len;
 
-    // The largest key, or `NOT_FINITE` if one of the logits is that.
+    // The largest key, or `NOT_FINITE` if one of the logits is that. All that greedy reads: sixteen bytes at a time where rows begin so,
+    // because one block alone must keep enough on its way (512 threads x 4 loads of 4 bytes are 8 kB, some 12 GB/s).
     __device__ Key largest(Shared& shared) const {
+        const uint32_t num_quads = reinterpret_cast<size_t>(logits) % sizeof(uint4) == 0 ? len / 4 : 0;
         Key largest = 0;
-        for (uint32_t token = threadIdx.x; token < len; token += THREADS) {
-            const Key key = isfinite(logits[token]) ? key_of(logits[token], token) : NOT_FINITE;
-            largest = max(largest, key);
+#pragma unroll 4
+        for (uint32_t quad = threadIdx.x; quad < num_quads; quad += THREADS) {
+            const uint4 bits = reinterpret_cast<const uint4*>(logits)[quad];
+            const Key low = max(finite_key(bits.x, 4 * quad), finite_key(bits.y, 4 * quad + 1));
+            const Key high = max(finite_key(bits.z, 4 * quad + 2), finite_key(bits.w, 4 * quad + 3));
+            largest = max(largest, max(low, high));
+        }
+        for (uint32_t token = 4 * num_quads + threadIdx.x; token < len; token += THREADS) {
+            largest = max(largest, finite_key(__float_as_uint(logits[token]), token));
         }
         return block_max(largest, shared);
     }

@@ -82,7 +82,13 @@ fn mutations() -> Vec<Mutation> {
         file: "sample.cu",
         from,
         to,
-        cases: &["sample/TopK/1003", "sample/TopP/1003", "sample/Masked/1003"],
+        cases: &[
+            "sample/TopK/1003",
+            "sample/TopP/1003",
+            "sample/Masked/1003",
+            "sample/Greedy/10003",
+            "sample/Failing/10003",
+        ],
         happy: "sample/Greedy/5",
         options: &[],
     };
@@ -215,6 +221,7 @@ fn mutations() -> Vec<Mutation> {
             "const float factor = 1.0f;",
             &[CHUNKS, PROMPTS],
         ),
+        sampling("token = 4 * num_quads + threadIdx.x", "token = 4 * num_quads + THREADS + threadIdx.x"),
         sampling(
             "(params.masks[rule.first_mask_word + word] >> (token % 32) & 1)",
             "(params.masks[rule.first_mask_word + word] >> (token % 31) & 1)",

@@ -48,6 +48,10 @@ pub(super) fn cases() -> Vec<SampleCase> {
         cases.push(SampleCase { rules, vocab_size: 5 });
     }
     cases.push(SampleCase { rules: All, vocab_size: 5000 });
+    // Rows that begin where sixteen bytes may be read at once, several times per thread, and three tokens behind.
+    for rules in [Greedy, Failing, Ties] {
+        cases.push(SampleCase { rules, vocab_size: 10_003 });
+    }
     cases
 }
 

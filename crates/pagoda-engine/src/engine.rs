@@ -83,10 +83,23 @@ impl<E: Executor> Engine<E> {
     /// Plans and launches a step if there is one to plan, and commits the oldest one if the pipeline is full or nothing
     /// could be planned.
     pub fn step(&mut self) -> StepOutcome {
+        let plan = self.plan_step();
+        self.run_step(plan)
+    }
+
+    /// The first half of [`Engine::step`]: who is in the next step, with blocks for it. Nothing has been computed yet.
+    pub fn plan_step(&mut self) -> Option<StepPlan> {
+        if self.is_stopped {
+            return None;
+        }
+        tracing::trace_span!("schedule").in_scope(|| self.scheduler.schedule(&mut self.kv))
+    }
+
+    /// The second half of [`Engine::step`], of what [`Engine::plan_step`] has just planned.
+    pub fn run_step(&mut self, plan: Option<StepPlan>) -> StepOutcome {
         if self.is_stopped {
             return StepOutcome::Stopped;
         }
-        let plan = tracing::trace_span!("schedule").in_scope(|| self.scheduler.schedule(&mut self.kv));
         let has_planned = plan.is_some();
         if let Some(plan) = plan {
             self.launch(plan);

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 /// Bounds of [`EngineStats::num_steps_by_size`], in tokens.
-pub const STEP_SIZES: [u64; 14] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192];
+pub const STEP_SIZES: [u64; 13] = [1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384];
 
 macro_rules! engine_stats {
     ($($(#[$doc:meta])* $field:ident,)+) => {

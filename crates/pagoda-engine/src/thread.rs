@@ -70,7 +70,10 @@ impl<E: Executor> EngineThread<E> {
             while let Ok(command) = self.commands.try_recv() {
                 self.obey(command);
             }
-            let outcome = self.engine.step();
+            let plan = self.engine.plan_step();
+            // Before the step is computed: its requests wait no longer, and the blocks for it are held.
+            self.publish();
+            let outcome = self.engine.run_step(plan);
             self.publish();
             if outcome == StepOutcome::Stopped {
                 return;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use pagoda_engine::{FinishReason, TokenEvent, TokenLogprobs};
 use pagoda_text::{
-    AnswerDelta, AnswerParser, DetokenizeOptions, Detokenizer, StopMatcher, TextPosition, Tokenizer,
+    AnswerDelta, AnswerParser, DetokenizeOptions, Detokenizer, StopMatcher, StopOutput, TextPosition,
+    Tokenizer,
 };
 
 use crate::generation::{ChoiceDelta, Finish, Generation, OutputPart, OutputToken, TokenDetail};
@@ -20,6 +21,8 @@ pub(crate) struct ChoiceText {
     stops: StopMatcher,
     stop_strings: Arc<[String]>,
     stop_token_ids: Arc<[u32]>,
+    /// Stop strings count behind so many tokens.
+    min_tokens: u64,
     parser: AnswerParser,
     include_reasoning: bool,
     may_reason: bool,
@@ -49,6 +52,7 @@ pub(crate) struct ChoiceRules {
     include_stop_str: bool,
     /// The client's own, to tell them from the model's.
     stop_token_ids: Arc<[u32]>,
+    min_tokens: u64,
     parse: ParseRules,
     include_reasoning: bool,
 }
@@ -64,6 +68,7 @@ impl ChoiceRules {
             stop_strings: generation.stop.strings.clone().into(),
             include_stop_str: generation.stop.include_stop_str,
             stop_token_ids: generation.stop.token_ids.clone().into(),
+            min_tokens: generation.min_tokens,
             parse: ParseRules::new(generation, model, prompt),
             include_reasoning: output.include_reasoning,
         }
@@ -81,6 +86,7 @@ impl ChoiceText {
             stops: StopMatcher::new(rules.stop_strings.to_vec(), rules.include_stop_str),
             stop_strings: Arc::clone(&rules.stop_strings),
             stop_token_ids: Arc::clone(&rules.stop_token_ids),
+            min_tokens: rules.min_tokens,
             parser: rules.parse.parser(),
             include_reasoning: rules.include_reasoning,
             may_reason: rules.parse.has_reasoning(),
@@ -146,7 +152,11 @@ impl ChoiceText {
     fn advance(&mut self, text: &str, finish: Option<Finish>) -> Option<ChoiceDelta> {
         self.num_bytes_made += text.len();
         self.offset += text.chars().count();
-        let passed = self.stops.push(text);
+        let passed = if self.num_tokens > self.min_tokens {
+            self.stops.push(text)
+        } else {
+            StopOutput { text: self.stops.push_without_end(text), matched: None }
+        };
         let mut text = passed.text;
         let finish = match passed.matched {
             // The text decides: a stop string counts even if the length was reached with it.

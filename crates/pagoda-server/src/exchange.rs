@@ -12,6 +12,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use hyper::body::{Frame, SizeHint};
+use tracing::{Instrument, Span};
 
 use crate::generation::Usage;
 use crate::keys::Caller;
@@ -118,7 +119,9 @@ pub(crate) async fn track(
 ) -> Response {
     let exchange = Exchange::begin(&state, &request);
     request.extensions_mut().insert(exchange.clone());
-    let mut response = next.run(request).await;
+    // At the level of what it is for, so that no filter that lets a line pass takes its request's id away.
+    let span = tracing::error_span!("request", request_id = exchange.0.shown_id);
+    let mut response = next.run(request).instrument(span.clone()).await;
     let status = response.status();
     exchange.note(|notes| notes.status = Some(status));
     let headers = response.headers_mut();
@@ -128,13 +131,15 @@ pub(crate) async fn track(
     if state.is_draining() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    response.map(|body| Body::new(TrackedBody { inner: body, exchange, has_ended: false }))
+    response.map(|body| Body::new(TrackedBody { inner: body, exchange, span, has_ended: false }))
 }
 
 /// A body that keeps its exchange alive until it has been taken.
 struct TrackedBody {
     inner: Body,
     exchange: Exchange,
+    /// What is logged while the body is made is about its request.
+    span: Span,
     has_ended: bool,
 }
 
@@ -146,7 +151,8 @@ impl HttpBody for TrackedBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let frame = Pin::new(&mut self.inner).poll_frame(context);
+        let span = self.span.clone();
+        let frame = span.in_scope(|| Pin::new(&mut self.inner).poll_frame(context));
         match &frame {
             Poll::Ready(Some(Ok(frame))) => {
                 let num_bytes = frame.data_ref().map_or(0, Bytes::len) as u64;

@@ -44,8 +44,9 @@ impl PromptPool {
             .map_err(|_full| ApiError::QueueFull { retry_after: self.retry_after })?;
         let permits = Arc::clone(&self.permits);
         let permit = permits.acquire_owned().await.map_err(|_closed| ApiError::Internal)?;
+        let span = tracing::Span::current();
         let work = move || {
-            let result = work();
+            let result = span.in_scope(work);
             drop((permit, place));
             result
         };

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -9,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, Method, header};
 use tokio::net::TcpListener;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::CorsLayer;
+use tower_http::cors::{AllowHeaders, CorsLayer};
 
 use crate::embedding::{EmbeddingSource, Embeddings};
 use crate::error::ApiError;
@@ -110,6 +111,9 @@ fn panicked(_payload: Box<dyn std::any::Any + Send>) -> Response {
     ApiError::Internal.into_response()
 }
 
+/// How long a browser need not ask again.
+const PREFLIGHT_AGE: Duration = Duration::from_secs(600);
+
 /// Headers for the listed origins; none at all without a list.
 fn cors(origins: &[String]) -> Result<Option<CorsLayer>, ServerError> {
     if origins.is_empty() {
@@ -120,7 +124,9 @@ fn cors(origins: &[String]) -> Result<Option<CorsLayer>, ServerError> {
     let layer = CorsLayer::new()
         .allow_origin(origins?)
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, REQUEST_ID])
+        // Those that are asked for: the OpenAI SDK sends a dozen of its own with every call.
+        .allow_headers(AllowHeaders::mirror_request())
+        .max_age(PREFLIGHT_AGE)
         .expose_headers([REQUEST_ID, header::RETRY_AFTER]);
     Ok(Some(layer))
 }
@@ -147,6 +153,49 @@ mod tests {
 
     async fn panics() -> &'static str {
         panic!("a secret of the request")
+    }
+
+    /// Where a test's log goes.
+    #[derive(Clone, Default)]
+    struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_logged_on_the_way_names_its_request() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let server = Server::new(ServerConfig::new(vec!["tiny".into()])).unwrap();
+        let speaks = async || {
+            let parts = futures_util::stream::once(async {
+                tracing::warn!("in the middle of the answer");
+                Ok::<_, std::io::Error>("text")
+            });
+            Body::from_stream(parts)
+        };
+        let app = server.layered(Router::new().route("/panics", get(panics)).route("/speaks", get(speaks)));
+        for (path, line) in [("/panics", "a handler panicked"), ("/speaks", "in the middle of the answer")] {
+            let id = format!("agent{}", path.replace('/', "-"));
+            let request = Request::get(path).header(REQUEST_ID, &id).body(Body::empty()).unwrap();
+            let answer = app.clone().oneshot(request).await.unwrap();
+            answer.into_body().collect().await.unwrap();
+            let bytes = log.0.lock().unwrap().clone();
+            let text = String::from_utf8_lossy(&bytes);
+            let line =
+                text.lines().find(|text| text.contains(line)).unwrap_or_else(|| panic!("{line}: {text}"));
+            assert!(line.contains(&id), "{line}");
+        }
     }
 
     #[tokio::test]

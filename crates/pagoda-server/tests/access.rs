@@ -108,14 +108,25 @@ async fn request_ids_are_ours_or_a_harmless_one_of_the_client() {
 async fn only_configured_origins_may_call_from_a_browser() {
     let origin = "http://localhost:3000";
     let asking = |origin: &str| {
-        let headers = [("origin", origin), ("access-control-request-method", "POST")];
+        let headers = [
+            ("origin", origin),
+            ("access-control-request-method", "POST"),
+            ("access-control-request-headers", "authorization,content-type,x-stainless-os"),
+        ];
         request("OPTIONS", "/v1/chat/completions", &headers, b"")
     };
     let closed = Setup::saying("!").start().await;
     assert_eq!(closed.send(&asking(origin)).await.header("access-control-allow-origin"), None);
     let open =
         Setup::saying("!").with_config(|config| config.cors_origins = vec![origin.into()]).start().await;
-    assert_eq!(open.send(&asking(origin)).await.header("access-control-allow-origin"), Some(origin));
+    let answer = open.send(&asking(origin)).await;
+    assert_eq!(answer.header("access-control-allow-origin"), Some(origin));
+    // The OpenAI SDK for browsers sends headers of its own with every call.
+    let allowed = answer.header("access-control-allow-headers").unwrap_or_default();
+    for header in ["authorization", "content-type", "x-stainless-os"] {
+        assert!(allowed.contains(header), "{header}: {allowed:?}");
+    }
+    assert_eq!(answer.header("access-control-max-age"), Some("600"));
     assert_eq!(open.send(&asking("http://evil.test")).await.header("access-control-allow-origin"), None);
     for wrong in ["*", "localhost", "http://a/b", "http://a/"] {
         let mut config = ServerConfig::new(vec![MODEL.into()]);

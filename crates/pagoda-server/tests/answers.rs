@@ -440,6 +440,105 @@ async fn readiness_turns_red_when_no_step_ends() {
 }
 
 #[tokio::test]
+async fn stop_strings_count_behind_the_first_min_tokens() {
+    let server = Setup::saying("abcabc").start().await;
+    for (stop, min_tokens, text, reason) in [
+        ("b", 0, "a", json!("b")),
+        ("b", 2, "abca", json!("b")),
+        // Begun within them, ended behind.
+        ("ca", 3, "ab", json!("ca")),
+        ("ca", 4, "abcabc", Value::Null),
+    ] {
+        let wanted = json!({"stop": stop, "min_tokens": min_tokens, "max_tokens": 20});
+        let answer = server.post("/v1/completions", &with(completion("x"), wanted)).await.ok();
+        let choice = &answer["choices"][0];
+        assert_eq!((&choice["text"], &choice["stop_reason"]), (&json!(text), &reason), "{stop} {min_tokens}");
+    }
+}
+
+/// A sample's value, whatever its labels.
+fn sample(text: &str, name: &str) -> f64 {
+    let line = text.lines().find(|line| line.starts_with(&format!("{name}{{")));
+    let value = line.and_then(|line| line.rsplit(' ').next());
+    value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{name} in {text}"))
+}
+
+#[tokio::test]
+async fn a_step_that_takes_long_counts_as_prefill_and_not_as_waiting() {
+    let setup = Setup::saying("!");
+    let hang = setup.faults.hang_next();
+    let server = setup.start().await;
+    let mut client = support::Client::connect(server.address).await;
+    let started = std::time::Instant::now();
+    client
+        .write(&request("POST", "/v1/completions", &[support::JSON], completion("a").to_string().as_bytes()))
+        .await;
+    let deadline = started + support::PATIENCE;
+    loop {
+        let metrics = server.get("/metrics").await;
+        if sample(metrics.text(), "vllm:num_requests_running") == 1.0 {
+            assert_eq!(sample(metrics.text(), "vllm:num_requests_waiting"), 0.0);
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "the request runs");
+    }
+    let waited = started.elapsed();
+    // The step goes on for at least as long as the request can have waited for it.
+    let hung = std::time::Instant::now();
+    while hung.elapsed() < waited.max(Duration::from_millis(20)) {
+        server.get("/health/live").await;
+    }
+    hang.release();
+    assert_eq!(client.read_answer().await.unwrap().status, 200);
+    let metrics = server.get("/metrics").await;
+    let queue_s = sample(metrics.text(), "vllm:request_queue_time_seconds_sum");
+    let prefill_s = sample(metrics.text(), "vllm:request_prefill_time_seconds_sum");
+    assert!(queue_s <= waited.as_secs_f64(), "{queue_s} s of waiting, of {waited:?} at most");
+    assert!(prefill_s >= 0.02, "{prefill_s} s of prefill");
+}
+
+#[tokio::test]
+async fn histograms_have_the_buckets_that_dashboards_add_up() {
+    const LATENCY: &str = "0.3 0.5 0.8 1.0 1.5 2.0 2.5 5.0 10.0 15.0 20.0 30.0 40.0 50.0 60.0 120.0 240.0 480.0 960.0 \
+                           1920.0 7680.0 +Inf";
+    const TTFT: &str = "0.001 0.005 0.01 0.02 0.04 0.06 0.08 0.1 0.25 0.5 0.75 1.0 2.5 5.0 7.5 10.0 20.0 40.0 80.0 160.0 \
+                        640.0 2560.0 +Inf";
+    const ITL: &str =
+        "0.01 0.025 0.05 0.075 0.1 0.15 0.2 0.3 0.4 0.5 0.75 1.0 2.5 5.0 7.5 10.0 20.0 40.0 80.0 +Inf";
+    // Up to the test model's 512.
+    const TOKENS: &str = "1.0 2.0 5.0 10.0 20.0 50.0 100.0 200.0 500.0 +Inf";
+    const STEP: &str = "1.0 8.0 16.0 32.0 64.0 128.0 256.0 512.0 1024.0 2048.0 4096.0 8192.0 16384.0 +Inf";
+    let server = Setup::saying(SAID).start().await;
+    server.post("/v1/chat/completions", &chat("hi")).await.ok();
+    server.wait_until_idle().await;
+    let metrics = server.get("/metrics").await;
+    for (name, bounds) in [
+        ("e2e_request_latency_seconds", LATENCY),
+        ("request_queue_time_seconds", LATENCY),
+        ("request_prefill_time_seconds", LATENCY),
+        ("request_decode_time_seconds", LATENCY),
+        ("request_inference_time_seconds", LATENCY),
+        ("time_to_first_token_seconds", TTFT),
+        ("inter_token_latency_seconds", ITL),
+        ("request_time_per_output_token_seconds", ITL),
+        ("request_prompt_tokens", TOKENS),
+        ("request_generation_tokens", TOKENS),
+        ("request_max_num_generation_tokens", TOKENS),
+        ("request_params_max_tokens", TOKENS),
+        ("request_params_n", "1.0 2.0 5.0 10.0 20.0 +Inf"),
+        ("iteration_tokens_total", STEP),
+    ] {
+        let of_this = format!("vllm:{name}_bucket{{");
+        let lines = metrics.text().lines().filter(|line| line.starts_with(&of_this));
+        let bound = |line: &str| {
+            line.split("le=\"").nth(1).and_then(|rest| rest.split('"').next()).map(str::to_owned)
+        };
+        let found: Vec<String> = lines.filter_map(bound).collect();
+        assert_eq!(found.join(" "), bounds, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn metrics_have_the_names_that_dashboards_read() {
     let server = Setup::saying(SAID).start().await;
     server.post("/v1/chat/completions", &with(chat("hi"), json!({"n": 2}))).await.ok();

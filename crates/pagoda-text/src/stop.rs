@@ -47,10 +47,28 @@ impl StopMatcher {
                 return self.cut(index);
             }
         }
+        StopOutput { text: self.pass_on(text), matched: None }
+    }
+
+    /// Takes a delta in which the text must not end: a stop string that ends in it is text like any other, one that begins in
+    /// it may end in a later delta.
+    pub fn push_without_end(&mut self, text: &str) -> String {
+        if self.matched.is_some() {
+            return String::new();
+        }
+        for byte in text.bytes() {
+            self.advance(byte);
+            self.automata.iter_mut().for_each(Automaton::forget_match);
+        }
+        self.pass_on(text)
+    }
+
+    /// What is safe to send once `text`, which the automata have seen, has come.
+    fn pass_on(&mut self, text: &str) -> String {
         self.held.push_str(text);
         let num_held = self.automata.iter().map(|automaton| automaton.state).max().unwrap_or(0);
         let rest = self.held.split_off(self.held.len() - num_held);
-        StopOutput { text: std::mem::replace(&mut self.held, rest), matched: None }
+        std::mem::replace(&mut self.held, rest)
     }
 
     /// Ends the text: gives what was held back.
@@ -130,6 +148,13 @@ impl Automaton {
         self.state += usize::from(self.pattern[self.state] == byte);
         self.state == self.pattern.len()
     }
+
+    /// Goes on behind a whole pattern as if it had been an ordinary text.
+    fn forget_match(&mut self) {
+        if self.state > 0 && self.state == self.pattern.len() {
+            self.state = self.fallback[self.state - 1];
+        }
+    }
 }
 
 #[cfg(test)]
@@ -166,6 +191,18 @@ mod tests {
             run(&["世界"], false, &["世世", "界"]),
             (vec!["世".into(), "".into(), "".into()], Some(0))
         );
+    }
+
+    #[test]
+    fn a_stop_string_counts_only_if_it_ends_where_the_text_may() {
+        let mut matcher = StopMatcher::new(vec!["abab".into(), "".into()], false);
+        // Whole, and again from its middle: both pass, but for what may begin another one.
+        assert_eq!(matcher.push_without_end("xabab"), "xab");
+        assert_eq!(matcher.push_without_end("c"), "abc");
+        // Begun before, ended after.
+        assert_eq!(matcher.push_without_end("aba"), "");
+        assert_eq!(matcher.push("b!"), StopOutput { text: "".into(), matched: Some(0) });
+        assert_eq!(matcher.push_without_end("more"), "");
     }
 
     #[test]

@@ -54,7 +54,7 @@ mod tests {
         sizes.register(&mut registry);
         let mut stats = EngineStats { num_steps: 3, num_scheduled_tokens: 10_010, ..EngineStats::default() };
         stats.num_steps_by_size[0] = 1;
-        stats.num_steps_by_size[4] = 1;
+        stats.num_steps_by_size[2] = 1;
         *stats.num_steps_by_size.last_mut().unwrap() = 1;
         sizes.update(&stats);
         let mut text = String::new();

@@ -122,14 +122,14 @@ __device__ __forceinline__ void clean_values(uint32_t num_valid, Tile<T, HEAD_DI
 template <class T, uint32_t HEAD_DIM>
 __device__ __forceinline__ void score_tile(float (&scores)[TILE_KEYS / 8][4], uint32_t (&q)[HEAD_DIM / 16][4],
                                            const Tile<T, HEAD_DIM>& k) {
-    wgmma_begin();
+    wgmma_begin(scores);
 #pragma unroll
     for (uint32_t step = 0; step < HEAD_DIM / 16; ++step) {
         // Rows of K are the columns of the product: no transposition; eight rows lie 1,024 bytes apart from the next.
         const T* from = &k.panels[step / (PANEL_COLS / 16)][0][step % (PANEL_COLS / 16) * 16];
         wgmma_m64k16<T, TILE_KEYS, false>(scores, q[step], {from, 16, 1024}, step > 0);
     }
-    wgmma_end();
+    wgmma_end(scores);
 }
 
 template <class T, uint32_t HEAD_DIM>
@@ -142,13 +142,13 @@ __device__ __forceinline__ void weigh_tile(RowState<HEAD_DIM>& state, const floa
 #pragma unroll
         for (uint32_t index = 0; index < 4; ++index) a[step][index] = p_step.a[index];
     }
-    wgmma_begin();
+    wgmma_begin(state.out);
 #pragma unroll
     for (uint32_t step = 0; step < TILE_KEYS / 16; ++step) {
         // Channels lie next to each other: transposed; the next 64 are in the next panel.
         wgmma_m64k16<T, HEAD_DIM, true>(state.out, a[step], {&v.panels[0][step * 16][0], sizeof(v.panels[0]), 1024}, true);
     }
-    wgmma_end();
+    wgmma_end(state.out);
 }
 
 template <class T, uint32_t HEAD_DIM>

@@ -1,7 +1,7 @@
 // Chooses one token from one row of logits by the contract of `pagoda_backend::SampleRow`; the logits never leave the device.
 //
-// Launch: one block of 512 threads per sample. A row is read a few times (L2): once for greedy, eleven times with top-k
-// or top-p (twenty with both), which are found by radix descent instead of a sort: the k-th largest key, and the key at
+// Launch: one block of 512 threads per sample. A row is read a few times (L2): once for greedy, twice to draw, eleven times with
+// top-k or top-p (twenty with both), which are found by radix descent instead of a sort: the k-th largest key, and the key at
 // which the mass of all larger ones reaches top-p, eight bits per pass.
 //
 //   key = [logit as an ordered integer | ~token]: unique, larger is likelier, ties go to the lower token
@@ -66,6 +66,37 @@ struct Row {
     const float* logits;
     uint32_t len;
 
+    // Calls `visit(first, four, count)` for this thread's tokens, four neighbours at a time (`count` of them are there). One
+    // block has one multiprocessor's loads to keep L2 busy with: four logits in each, two under way, where the row is aligned.
+    template <class Visit>
+    __device__ __forceinline__ void each_four(Visit visit) const {
+        const bool is_aligned = reinterpret_cast<uintptr_t>(logits) % sizeof(uint4) == 0;
+#pragma unroll 2
+        for (uint32_t first = threadIdx.x * 4; first < len; first += THREADS * 4) {
+            float four[4];
+            if (is_aligned && first + 4 <= len) {
+                const uint4 bits = *reinterpret_cast<const uint4*>(logits + first);
+                four[0] = __uint_as_float(bits.x), four[1] = __uint_as_float(bits.y);
+                four[2] = __uint_as_float(bits.z), four[3] = __uint_as_float(bits.w);
+            } else {
+#pragma unroll
+                for (uint32_t index = 0; index < 4; ++index) four[index] = first + index < len ? logits[first + index] : 0;
+            }
+            visit(first, four, min(len - first, 4u));
+        }
+    }
+
+    // Calls `visit(token, logit)` for this thread's tokens.
+    template <class Visit>
+    __device__ __forceinline__ void each(Visit visit) const {
+        each_four([&](uint32_t first, const float (&four)[4], uint32_t count) {
+#pragma unroll
+            for (uint32_t index = 0; index < 4; ++index) {
+                if (index < count) visit(first + index, four[index]);
+            }
+        });
+    }
+
     // The largest key, or `NOT_FINITE` if one of the logits is that. All that greedy reads: sixteen bytes at a time where rows begin so,
     // because one block alone must keep enough on its way (512 threads x 4 loads of 4 bytes are 8 kB, some 12 GB/s).
     __device__ Key largest(Shared& shared) const {
@@ -87,10 +118,10 @@ struct Row {
     // The largest key below `bound`; 0 if there is none.
     __device__ Key max_below(Key bound, Shared& shared) const {
         Key largest = 0;
-        for (uint32_t token = threadIdx.x; token < len; token += THREADS) {
-            const Key key = is_removed(logits[token]) ? 0 : key_of(logits[token], token);
+        each([&](uint32_t token, float logit) {
+            const Key key = is_removed(logit) ? 0 : key_of(logit, token);
             if (key < bound) largest = max(largest, key);
-        }
+        });
         return block_max(largest, shared);
     }
 };
@@ -146,14 +177,13 @@ __device__ Key descend(const Row& row, Key least, Key wanted, Amount amount, Sha
         __syncthreads();
         for (uint32_t bin = threadIdx.x; bin < BINS; bin += THREADS) shared.bins[bin] = 0;
         __syncthreads();
-        for (uint32_t token = threadIdx.x; token < row.len; token += THREADS) {
-            const float logit = row.logits[token];
-            if (is_removed(logit)) continue;
+        row.each([&](uint32_t token, float logit) {
+            if (is_removed(logit)) return;
             const Key key = key_of(logit, token);
             // The digits above this one are the boundary's.
-            if (key < least || (shift < 56 && key >> (shift + 8) != prefix >> (shift + 8))) continue;
+            if (key < least || (shift < 56 && key >> (shift + 8) != prefix >> (shift + 8))) return;
             atomicAdd(&shared.bins[key >> shift & 0xFF], Key(amount(logit)));
-        }
+        });
         __syncthreads();
         if (threadIdx.x == 0) {
             Key left = wanted;
@@ -172,7 +202,7 @@ __device__ Key descend(const Row& row, Key least, Key wanted, Amount amount, Sha
 // The least key that top-k leaves.
 __device__ Key top_k_boundary(const Row& row, uint32_t top_k, Shared& shared) {
     float num_left = 0;  // exact up to 2^24 tokens
-    for (uint32_t token = threadIdx.x; token < row.len; token += THREADS) num_left += is_removed(row.logits[token]) ? 0 : 1;
+    row.each([&](uint32_t, float logit) { num_left += is_removed(logit) ? 0 : 1; });
     if (float(top_k) >= row_sum(num_left, shared)) return 0;
     return descend(row, 0, top_k, [](float) { return 1; }, shared);
 }
@@ -180,10 +210,9 @@ __device__ Key top_k_boundary(const Row& row, uint32_t top_k, Shared& shared) {
 // The least key of the nucleus among keys from `least` on.
 __device__ Key top_p_boundary(const Row& row, Key least, const Weights& weights, float top_p, Shared& shared) {
     Key total = 0;
-    for (uint32_t token = threadIdx.x; token < row.len; token += THREADS) {
-        const float logit = row.logits[token];
+    row.each([&](uint32_t token, float logit) {
         if (!is_removed(logit) && key_of(logit, token) >= least) total += weights.mass(logit);
-    }
+    });
     // The bins serve as a place for one integer sum.
     __syncthreads();
     if (threadIdx.x == 0) shared.bins[0] = 0;
@@ -198,18 +227,18 @@ __device__ Key top_p_boundary(const Row& row, Key least, const Weights& weights,
 __device__ uint32_t draw(const Row& row, const SampleRule& rule, Key least, const Weights& weights, Shared& shared) {
     const DrawKey draw_key{rule.seed, rule.sample_index, rule.position};
     Key best = 0;
-    for (uint32_t first = threadIdx.x * 4; first < row.len; first += THREADS * 4) {
+    row.each_four([&](uint32_t first, const float (&four)[4], uint32_t count) {
         uint32_t words[4];
         philox_words(draw_key, first / 4, words);
 #pragma unroll
         for (uint32_t index = 0; index < 4; ++index) {
+            const float logit = four[index];
             const uint32_t token = first + index;
-            if (token >= row.len || is_removed(row.logits[token])) continue;
-            const float logit = row.logits[token];
-            if (key_of(logit, token) < least || weights.weight(logit) < rule.min_p) continue;
+            if (index >= count || is_removed(logit) || key_of(logit, token) < least) continue;
+            if (rule.min_p > 0 && weights.weight(logit) < rule.min_p) continue;
             best = max(best, key_of(logit / rule.temperature + gumbel_of_word(words[index]), token));
         }
-    }
+    });
     return token_of(block_max(best, shared));
 }
 
@@ -228,10 +257,10 @@ __device__ void report(const SampleParams& params, const SampleRule& rule, const
     const float maximum = raw.logits[likeliest];
     const Key chosen = key_of(raw.logits[token], token);
     float mass = 0, num_likelier = 0;
-    for (uint32_t other = threadIdx.x; other < raw.len; other += THREADS) {
-        mass += expf(raw.logits[other] - maximum);
-        num_likelier += key_of(raw.logits[other], other) > chosen ? 1 : 0;
-    }
+    raw.each([&](uint32_t other, float logit) {
+        mass += expf(logit - maximum);
+        num_likelier += key_of(logit, other) > chosen ? 1 : 0;
+    });
     const float log_sum = logf(row_sum(mass, shared));
     num_likelier = row_sum(num_likelier, shared);
     if (threadIdx.x == 0) {
@@ -249,7 +278,7 @@ __device__ void report(const SampleParams& params, const SampleRule& rule, const
 }
 
 // Two blocks a multiprocessor: for three of them ptxas would spill.
-PAGODA_KERNEL(sample, SampleParams, THREADS, sizeof(Shared), 2) {
+PAGODA_KERNEL(sample, SampleParams, THREADS, sizeof(Shared), 1) {
     Shared& shared = shared_memory<Shared>();
     const SampleRule& rule = params.rules[blockIdx.x];
     const Row raw{params.logits + size_t(rule.row) * params.stride, params.vocab_size};

@@ -4,8 +4,9 @@
 //   grid.x   16 rows of W
 //   block    8 warps, which take the pieces of 32 columns in turn and are added up in order
 //
-// W is the A operand of m16n8k16 (its 16 rows are M), the rows of x are N: one product serves 8 rows of x. A product does not care which column is which as long as A and B agree, so a lane reads eight neighbouring
-// columns at once (16 bytes of a dense row) and calls them the columns 2t, 2t + 1, 2t + 8, 2t + 9 of two products.
+// W is the A operand of m16n8k16 (its 16 rows are M), the rows of x are N: one product serves 8 rows of x. A product does not
+// care which column is which as long as A and B agree, so a lane reads eight neighbouring columns at once (16 bytes of a dense
+// row) and calls them the columns 2t, 2t + 1, 2t + 8, 2t + 9 of two products.
 // Nothing goes through shared memory but the sums. Bytes: W once; x from L2 once per block.
 //
 // A weight of 4096 rows is 256 blocks, two for each multiprocessor of an H200: 16 warps that have to keep some 30 kB on their way (4.8 TB/s

@@ -40,8 +40,14 @@ template <uint32_t NUM_REGISTERS>
 inline void lower_registers() {}
 template <uint32_t NUM_REGISTERS>
 inline void raise_registers() {}
-inline void wgmma_begin() { __syncwarp(); }
-inline void wgmma_end() { __syncwarp(); }
+template <uint32_t NUM_PIECES>
+inline void wgmma_begin(float (&)[NUM_PIECES][4]) {
+    __syncwarp();
+}
+template <uint32_t NUM_PIECES>
+inline void wgmma_end(float (&)[NUM_PIECES][4]) {
+    __syncwarp();
+}
 
 namespace simt {
 
@@ -151,10 +157,25 @@ __device__ __forceinline__ void raise_registers() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(NUM_REGISTERS));
 }
 
-// Before the first product of a row of them, once its registers are final; and their end.
-__device__ __forceinline__ void wgmma_begin() { asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory"); }
-__device__ __forceinline__ void wgmma_end() {
+// Holds the compiler to the order of what is done with the accumulators before and after: it does not know that a product goes
+// on after its instruction.
+template <uint32_t NUM_PIECES>
+__device__ __forceinline__ void keep_order(float (&c)[NUM_PIECES][4]) {
+#pragma unroll
+    for (uint32_t piece = 0; piece < NUM_PIECES; ++piece) {
+        asm volatile("" : "+f"(c[piece][0]), "+f"(c[piece][1]), "+f"(c[piece][2]), "+f"(c[piece][3])::"memory");
+    }
+}
+// Before the first product of a row of them, once their accumulators are final; and their end.
+template <uint32_t NUM_PIECES>
+__device__ __forceinline__ void wgmma_begin(float (&c)[NUM_PIECES][4]) {
+    keep_order(c);
+    asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory");
+}
+template <uint32_t NUM_PIECES>
+__device__ __forceinline__ void wgmma_end(float (&c)[NUM_PIECES][4]) {
     asm volatile("wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;\n" ::: "memory");
+    keep_order(c);
 }
 
 // The matrix descriptor: start, leading and stride offsets in units of 16 bytes; 1 in the upper two bits is the swizzle of 128.

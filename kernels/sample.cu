@@ -14,6 +14,7 @@
 constexpr uint32_t THREADS = 512;
 constexpr uint32_t WARPS = THREADS / WARP_SIZE;
 constexpr uint32_t BINS = 256;
+constexpr uint32_t IN_FLIGHT = 4;  // loads of a thread
 constexpr float MASS_UNIT = 1099511627776.0f;  // 2^40
 
 using Key = unsigned long long;
@@ -66,23 +67,37 @@ struct Row {
     const float* logits;
     uint32_t len;
 
+    // Four neighbouring logits, zeros behind the last: one load where the row is aligned.
+    __device__ __forceinline__ uint4 four_at(uint32_t first, bool is_aligned) const {
+        if (is_aligned && first + 4 <= len) return *reinterpret_cast<const uint4*>(logits + first);
+        uint32_t four[4];
+#pragma unroll
+        for (uint32_t index = 0; index < 4; ++index) {
+            four[index] = first + index < len ? __float_as_uint(logits[first + index]) : 0;
+        }
+        return make_uint4(four[0], four[1], four[2], four[3]);
+    }
+
     // Calls `visit(first, four, count)` for this thread's tokens, four neighbours at a time (`count` of them are there). One
-    // block has one multiprocessor's loads to keep L2 busy with: four logits in each, two under way, where the row is aligned.
+    // block has one multiprocessor's loads to keep L2 busy with: all of a turn are under way before the first is looked at.
     template <class Visit>
     __device__ __forceinline__ void each_four(Visit visit) const {
         const bool is_aligned = reinterpret_cast<uintptr_t>(logits) % sizeof(uint4) == 0;
-#pragma unroll 2
-        for (uint32_t first = threadIdx.x * 4; first < len; first += THREADS * 4) {
-            float four[4];
-            if (is_aligned && first + 4 <= len) {
-                const uint4 bits = *reinterpret_cast<const uint4*>(logits + first);
-                four[0] = __uint_as_float(bits.x), four[1] = __uint_as_float(bits.y);
-                four[2] = __uint_as_float(bits.z), four[3] = __uint_as_float(bits.w);
-            } else {
+        for (uint32_t start = threadIdx.x * 4; start < len; start += IN_FLIGHT * THREADS * 4) {
+            uint4 fours[IN_FLIGHT];
 #pragma unroll
-                for (uint32_t index = 0; index < 4; ++index) four[index] = first + index < len ? logits[first + index] : 0;
+            for (uint32_t index = 0; index < IN_FLIGHT; ++index) {
+                fours[index] = four_at(start + index * THREADS * 4, is_aligned);
             }
-            visit(first, four, min(len - first, 4u));
+#pragma unroll
+            for (uint32_t index = 0; index < IN_FLIGHT; ++index) {
+                const uint32_t first = start + index * THREADS * 4;
+                if (first >= len) break;
+                const uint4 bits = fours[index];
+                const float four[4] = {__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z),
+                                       __uint_as_float(bits.w)};
+                visit(first, four, min(len - first, 4u));
+            }
         }
     }
 
@@ -277,7 +292,7 @@ __device__ void report(const SampleParams& params, const SampleRule& rule, const
     }
 }
 
-// Two blocks a multiprocessor: for three of them ptxas would spill.
+// One block a multiprocessor is enough: for more of them ptxas would spill.
 PAGODA_KERNEL(sample, SampleParams, THREADS, sizeof(Shared), 1) {
     Shared& shared = shared_memory<Shared>();
     const SampleRule& rule = params.rules[blockIdx.x];

@@ -119,6 +119,7 @@ agreement() {
     model="$(real_model)"
     if [ -n "$model" ]; then
         record agreement-smollm2 120 ./pagoda bench agreement "$model" --device "$device" --json results.jsonl
+        record agreement-smollm2-f16 60 ./pagoda bench agreement "$model" --device "$device" --dtype f16 --json results.jsonl
     else
         skip agreement-smollm2 "the model is not on this machine (PAGODA_TEST_MODEL names its file)"
     fi

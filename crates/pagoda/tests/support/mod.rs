@@ -57,7 +57,8 @@ pub(crate) fn test_python() -> Option<PathBuf> {
     test_cache("venv/bin/python")
 }
 
-fn skip(why: &str) {
+/// Says that a test is skipped, and why. `REQUIRE_ALL=1` makes that a failure.
+pub(crate) fn skip(why: &str) {
     assert!(std::env::var("REQUIRE_ALL").as_deref() != Ok("1"), "REQUIRE_ALL=1, but {why}");
     println!("skipped: {why}");
 }

@@ -1,13 +1,16 @@
-//! No op of the forward pass allocates once its buffers are there.
+//! No op of a step allocates once its buffers are there. Named exceptions: the list of results that `sample` hands over, one
+//! allocation for all its rows, and the likeliest tokens of a row that reports logprobs.
 
 mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pagoda_backend::{
     Activation, AddRmsNorm, Backend, BackendError, BlockCopy, Embed, GatedActivation, GatherRows, HeadLayout,
-    KvLayout, Linear, PagedAttention, RmsNorm, RopeStoreKv, RopeTable, WeightFormat,
+    KvLayout, Linear, PagedAttention, RmsNorm, RopeStoreKv, RopeTable, Sample, SampleRow, TokenCount,
+    WeightFormat,
 };
 use pagoda_backend_cpu::{CpuBackend, Isa};
 use support::{Random, backend, batch, matrix, tensor};
@@ -33,8 +36,69 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// The counter counts the whole process.
+static ONE_TEST_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+const CALLS_PER_ROUND: usize = 10;
+
+/// Allocations of ten calls after the first one. Threads that are still starting allocate too, so the least of twenty rounds
+/// counts: an op that allocates would do so in every round.
+fn fewest_allocations(mut op: impl FnMut()) -> usize {
+    op();
+    let round = || {
+        let before = NUM_ALLOCATIONS.load(Ordering::SeqCst);
+        (0..CALLS_PER_ROUND).for_each(|_| op());
+        NUM_ALLOCATIONS.load(Ordering::SeqCst) - before
+    };
+    std::iter::repeat_with(round).take(20).min().expect("there are twenty rounds")
+}
+
+#[test]
+fn the_counter_counts() {
+    let _alone = ONE_TEST_AT_A_TIME.lock();
+    assert_eq!(fewest_allocations(|| drop(std::hint::black_box(Box::new(7)))), CALLS_PER_ROUND);
+}
+
+#[test]
+fn sampling_allocates_the_list_of_its_results_and_nothing_else() {
+    const VOCAB_SIZE: usize = 3000;
+    let _alone = ONE_TEST_AT_A_TIME.lock();
+    let mut random = Random(43);
+    let mut backend = backend(Isa::detect(), 3);
+    let logits: Vec<f32> = random.numbers(8 * VOCAB_SIZE).iter().map(|number| number * 8.0).collect();
+    let logits = tensor(&mut backend, &logits, VOCAB_SIZE, 0);
+    let counts = [TokenCount { token: 5, num_output: 2 }, TokenCount { token: 2999, num_output: 0 }];
+    let mask = [0x5555_5555; VOCAB_SIZE.div_ceil(32)];
+    let plain = SampleRow { temperature: 0.9, seed: 7, ..SampleRow::greedy(0) };
+    let rows = [
+        SampleRow::greedy(0),
+        SampleRow { row: 1, ..plain },
+        SampleRow { row: 2, top_k: 50, ..plain },
+        SampleRow { row: 3, top_p: 0.9, ..plain },
+        SampleRow { row: 4, min_p: 0.05, ..plain },
+        SampleRow { row: 5, top_k: 2000, top_p: 0.99, min_p: 0.001, ..plain },
+        SampleRow { row: 6, counts: &counts, repetition_penalty: 1.1, bias: &[(9, 2.0)], ..plain },
+        SampleRow { row: 7, mask: Some(&mask), top_p: 0.9, ..plain },
+        SampleRow { row: 7, banned: &[1, 2], sample_index: 1, ..plain },
+        SampleRow { row: 7, forced: Some(3), ..plain },
+    ];
+    let mut sample = |rows: &[SampleRow<'_>]| {
+        fewest_allocations(|| {
+            let op = Sample { logits: &logits, vocab_size: VOCAB_SIZE, rows, first: 0 };
+            let pending = backend.sample(op).expect("shapes fit");
+            let sampled = backend.read_back(pending).expect("the CPU is done");
+            assert!(sampled.len() == rows.len() && sampled.iter().all(Result::is_ok));
+        })
+    };
+    assert_eq!(sample(&rows), CALLS_PER_ROUND);
+    // The other exception: one list for each row with logprobs.
+    let reporting = rows.clone().map(|row| SampleRow { num_logprobs: Some(5), ..row });
+    assert_eq!(sample(&reporting), CALLS_PER_ROUND * (1 + rows.len()));
+}
+
 #[test]
 fn a_forward_pass_allocates_nothing_after_the_first() {
+    let _alone = ONE_TEST_AT_A_TIME.lock();
     let mut random = Random(41);
     let mut backend = backend(Isa::detect(), 3);
     let heads = HeadLayout { num_q_heads: 4, num_kv_heads: 2, head_dim: 32 };
@@ -95,18 +159,5 @@ fn a_forward_pass_allocates_nothing_after_the_first() {
         backend.gated_activation(GatedActivation { gate_up, activation, num_rows, out: &mut hidden })?;
         backend.gather_rows(GatherRows { x: &hidden, rows: &[0, 1, 2], out: &mut last })
     };
-    forward(&mut backend).unwrap();
-    // Threads that are still starting allocate; an op that does would do so in every round.
-    let round = |forward: &mut dyn FnMut()| {
-        let before = NUM_ALLOCATIONS.load(Ordering::SeqCst);
-        (0..10).for_each(|_| forward());
-        NUM_ALLOCATIONS.load(Ordering::SeqCst) - before
-    };
-    let counts: Vec<usize> =
-        (0..20).map(|_| round(&mut || forward(&mut backend).expect("shapes fit"))).collect();
-    assert!(counts.contains(&0), "allocations in each round: {counts:?}");
-    let before = NUM_ALLOCATIONS.load(Ordering::SeqCst);
-    // The counter counts.
-    drop(backend.alloc(1, 1).unwrap());
-    assert!(NUM_ALLOCATIONS.load(Ordering::SeqCst) > before);
+    assert_eq!(fewest_allocations(|| forward(&mut backend).expect("shapes fit")), 0);
 }

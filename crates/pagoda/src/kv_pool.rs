@@ -202,6 +202,42 @@ mod tests {
         }
     }
 
+    /// 16 layers x (K, V) x 8 heads x 64 channels x 4 bytes x 16 slots.
+    const CPU_BLOCK_BYTES: u64 = 16 * 2 * 8 * 64 * 4 * 16;
+
+    #[test]
+    fn on_a_cpu_the_pool_is_a_quarter_of_the_memory_where_the_requests_could_use_more() {
+        let config = resolve(&["--max-model-len", "8192"], DeviceKind::Cpu, 24 * GIB).unwrap();
+        // 32 sequences of 8192 tokens would take 16,384 blocks and 2.
+        assert_eq!(config.runner.num_blocks as u64, 6 * GIB / CPU_BLOCK_BYTES);
+        assert_eq!(config.runner.num_blocks, 6144);
+        assert_eq!(config.runner.max_model_len, 8192);
+        assert_eq!(config.warnings, [""; 0]);
+    }
+
+    #[test]
+    fn on_a_cpu_the_pool_is_what_the_requests_can_use_where_there_is_more_memory() {
+        let flags = ["--max-model-len", "2048", "--max-num-seqs", "4"];
+        let config = resolve(&flags, DeviceKind::Cpu, 24 * GIB).unwrap();
+        assert_eq!(config.runner.num_blocks, 2 + 4 * 2048 / 16);
+        // One sequence alone needs no room for a second one, and nobody is warned.
+        let flags = ["--max-model-len", "2048", "--max-num-seqs", "1"];
+        let one = resolve(&flags, DeviceKind::Cpu, 24 * GIB).unwrap();
+        assert_eq!(one.runner.num_blocks, 2 + 2048 / 16);
+        assert_eq!([config.warnings, one.warnings], [[""; 0], [""; 0]]);
+    }
+
+    #[test]
+    fn a_pool_of_less_than_two_windows_is_warned_of_with_its_tokens() {
+        // A quarter is 6144 blocks. Two requests of 49,120 tokens need 2 x 3072, of 49,136 two more.
+        let fits = resolve(&["--max-model-len", "49120"], DeviceKind::Cpu, 24 * GIB).unwrap();
+        assert_eq!((fits.runner.num_blocks, fits.warnings), (6144, Vec::new()));
+        let small = resolve(&["--max-model-len", "49136"], DeviceKind::Cpu, 24 * GIB).unwrap();
+        let [warning] = &small.warnings[..] else { panic!("{:?}", small.warnings) };
+        assert!(warning.contains("holds 98288 tokens, less than two requests of 49136"), "{warning}");
+        assert!(warning.contains("--kv-cache-memory") && warning.contains("--max-model-len"), "{warning}");
+    }
+
     #[test]
     fn a_window_nobody_asked_for_shrinks_and_one_that_was_asked_for_is_refused() {
         let small = ["--kv-cache-memory", "64MiB"];

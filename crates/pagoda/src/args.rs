@@ -1,7 +1,7 @@
 //! What can be typed: every flag, its documentation and its default. Knows nothing about what the values mean together;
 //! that is `config`'s business.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -133,13 +133,13 @@ pub(crate) struct ModelArgs {
     /// Most sequences that run at the same time [default: 32, on a GPU 256].
     #[arg(long)]
     pub(crate) max_num_seqs: Option<usize>,
-    /// Most tokens computed in one step, prompts and outputs together [default: 512, on a GPU 4096].
+    /// Most tokens computed in one step, prompts and outputs together; at least max-num-seqs [default: 512, on a GPU 4096].
     #[arg(long)]
     pub(crate) max_num_batched_tokens: Option<usize>,
     /// Most requests that wait; the next one gets 429 [default: 4 x max-num-seqs].
     #[arg(long)]
     pub(crate) max_queued_requests: Option<usize>,
-    /// Tokens in one KV block.
+    /// Tokens in one KV block: a multiple of 8; on a GPU a power of two from 16 to 256.
     #[arg(long, default_value_t = 16)]
     pub(crate) block_size: usize,
     /// Memory for the KV cache, e.g. 2GiB or 800M [default: on a CPU what max-num-seqs x max-model-len needs, but at most a
@@ -174,8 +174,8 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
 
-    /// Address to listen on. Anything but loopback needs --api-key-file.
-    #[arg(long, default_value = "127.0.0.1")]
+    /// Address to listen on; localhost is 127.0.0.1. Anything but loopback needs --api-key-file.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", value_parser = parse_host)]
     pub(crate) host: IpAddr,
     /// Port to listen on; 0 takes a free one and prints it.
     #[arg(long, default_value_t = 8000)]
@@ -220,8 +220,8 @@ pub(crate) struct ServeArgs {
     /// Serve without keys on an address that others can reach.
     #[arg(long)]
     pub(crate) insecure_no_auth: bool,
-    /// Origin that browsers may call from; repeat it for several.
-    #[arg(long, value_name = "ORIGIN")]
+    /// Origins that browsers may call from, separated by commas.
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
     pub(crate) cors_origin: Vec<String>,
 
     /// Write each step's plan as a table to this file (- for stderr).
@@ -365,7 +365,7 @@ pub(crate) struct AgreementLimits {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct BenchServeArgs {
-    /// Base URL, e.g. http://127.0.0.1:8000 (plain HTTP only).
+    /// Base URL, e.g. http://127.0.0.1:8000 or localhost:8000. Plain HTTP only: of a server behind TLS name its own port.
     pub(crate) url: String,
     /// Model name [default: the first one that the server lists].
     #[arg(long)]
@@ -447,6 +447,14 @@ fn parse_range(text: &str) -> Result<(usize, usize), String> {
 
 fn parse_at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|number| *number > 0).ok_or_else(|| format!("{text:?} is not a number above 0"))
+}
+
+/// An address; of names only the one that always means the same.
+fn parse_host(text: &str) -> Result<IpAddr, String> {
+    if text == "localhost" {
+        return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    text.parse().map_err(|_| "it must be an IP address or localhost".to_owned())
 }
 
 /// `800M`, `2GiB`, `1000000`: decimal units without `i`, binary ones with it.

@@ -12,17 +12,12 @@ use pagoda_model::{Checkpoint, RunnerConfig};
 use pagoda_server::{ApiKeys, AutoToolChoice, ServerConfig};
 
 use crate::args::{ModelArgs, ServeArgs};
-use crate::device::{DeviceConfig, DeviceKind, DeviceMemory, GpuOptions};
+use crate::batch_limits::BatchLimits;
+use crate::device::{DeviceConfig, DeviceMemory, GpuOptions};
 use crate::kv_pool::KvPool;
 
 /// A context window below this is of no use to anyone: the start is refused.
 pub(crate) const MIN_MODEL_LEN: usize = 64;
-/// Sequences at a time and tokens in a step, unless told otherwise: a step of the CPU should not make others wait for seconds,
-/// one of a GPU should fill it.
-const CPU_BATCH: (usize, usize) = (32, 512);
-const GPU_BATCH: (usize, usize) = (256, 4096);
-/// Requests that wait, per sequence that runs: more would wait longer than clients do.
-const QUEUED_PER_SEQ: usize = 4;
 
 /// Where to listen, and who may call.
 #[derive(Debug)]
@@ -59,6 +54,7 @@ impl ListenConfig {
             [] => vec![served_name(model)],
             names => names.to_vec(),
         };
+        check_names("--served-model-name", &names)?;
         let mut server = ServerConfig::new(names);
         server.accept_any_model = args.accept_any_model;
         server.schema_bounds = args.schema.bounds();
@@ -82,6 +78,19 @@ impl ListenConfig {
         server.drain.drain_timeout = Duration::from_secs(args.drain_timeout);
         Ok(ListenConfig { address: SocketAddr::new(args.host, args.port), server, is_open_to_others })
     }
+}
+
+/// A model is listed once under each of its names.
+pub(crate) fn check_names(flag: &str, names: &[String]) -> anyhow::Result<()> {
+    for (index, name) in names.iter().enumerate() {
+        if name.is_empty() {
+            bail!("{flag} has an empty name");
+        }
+        if names[..index].contains(name) {
+            bail!("{flag} has {name} twice");
+        }
+    }
+    Ok(())
 }
 
 fn read_keys(file: &Path) -> anyhow::Result<ApiKeys> {
@@ -132,9 +141,7 @@ impl Config {
         checkpoint: &Checkpoint,
         device: DeviceMemory,
     ) -> anyhow::Result<Self> {
-        if args.block_size == 0 || args.max_num_seqs == Some(0) {
-            bail!("--block-size and --max-num-seqs must be at least 1");
-        }
+        let limits = BatchLimits::resolve(args, device.kind)?;
         let model_limit = checkpoint.config().max_position_embeddings;
         let max_model_len = args.max_model_len.unwrap_or(model_limit);
         if max_model_len > model_limit || max_model_len < MIN_MODEL_LEN {
@@ -142,25 +149,17 @@ impl Config {
                 "--max-model-len {max_model_len}: this model can do {MIN_MODEL_LEN} to {model_limit} tokens"
             );
         }
-        let (default_num_seqs, default_num_batched_tokens) = match device.kind {
-            DeviceKind::Cpu => CPU_BATCH,
-            DeviceKind::Gpu => GPU_BATCH,
-        };
-        let max_num_seqs = args.max_num_seqs.unwrap_or(default_num_seqs);
         let wanted = RunnerConfig {
-            block_size: args.block_size,
+            block_size: limits.block_size,
             num_blocks: 0,
-            max_num_seqs,
-            // Every sequence that runs gets a token in every step.
-            max_num_batched_tokens: args
-                .max_num_batched_tokens
-                .unwrap_or(default_num_batched_tokens.max(max_num_seqs)),
+            max_num_seqs: limits.max_num_seqs,
+            max_num_batched_tokens: limits.max_num_batched_tokens,
             max_model_len,
         };
-        let mut warnings = Vec::new();
+        let mut warnings: Vec<String> = too_many_threads(args).into_iter().collect();
         let runner = KvPool { args, checkpoint, device }.fit(wanted, &mut warnings)?;
         let config = Config {
-            max_queued_requests: args.max_queued_requests.unwrap_or(QUEUED_PER_SEQ * max_num_seqs),
+            max_queued_requests: limits.max_queued_requests,
             watermark_blocks: (runner.num_blocks / 100).clamp(1, 16),
             prefix_caching: !args.no_prefix_caching,
             vocab_size: checkpoint.num_choosable_tokens(),
@@ -193,9 +192,21 @@ pub(crate) fn num_threads(args: &ModelArgs) -> anyhow::Result<usize> {
     match args.threads {
         Some(0) => bail!("--threads must be at least 1"),
         Some(threads) => Ok(threads),
-        // Counts the CPUs that affinity and control group leave.
-        None => Ok(std::thread::available_parallelism().map_or(1, |threads| threads.get())),
+        None => Ok(num_cpus()),
     }
+}
+
+/// The CPUs that affinity and control group leave.
+fn num_cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, |threads| threads.get())
+}
+
+/// Threads wait for each other after every op, so that those without a CPU hold up all.
+fn too_many_threads(args: &ModelArgs) -> Option<String> {
+    let (threads, num_cpus) = (args.threads?, num_cpus());
+    (threads > num_cpus).then(|| {
+        format!("--threads {threads} is more than the {num_cpus} CPUs that this process may use: every step will be slower")
+    })
 }
 
 fn isa(args: &ModelArgs) -> anyhow::Result<Option<Isa>> {
@@ -248,6 +259,42 @@ mod tests {
         assert!(ListenConfig::resolve(&serve_args(&flags), "m").is_err());
         std::fs::write(&file, "sk-0123456789abcdef0123456789abcdef\n").unwrap();
         assert!(!ListenConfig::resolve(&serve_args(&flags), "m").unwrap().is_open_to_others);
+    }
+
+    #[test]
+    fn a_name_that_is_given_twice_or_empty_is_refused() {
+        for (names, reason) in [("A,A", "has A twice"), ("A,B,A", "has A twice"), ("A,,B", "empty name")] {
+            let error = ListenConfig::resolve(&serve_args(&["--served-model-name", names]), "m").unwrap_err();
+            let error = error.to_string();
+            assert!(error.contains("--served-model-name") && error.contains(reason), "{error}");
+        }
+    }
+
+    #[test]
+    fn localhost_is_an_address_and_other_names_are_refused_with_what_is_wanted() {
+        let listen =
+            ListenConfig::resolve(&serve_args(&["--host", "localhost", "--port", "7"]), "m").unwrap();
+        assert_eq!(listen.address.to_string(), "127.0.0.1:7");
+        assert!(!listen.is_open_to_others);
+        let error = Cli::try_parse_from(["pagoda", "serve", "--host", "example"]).unwrap_err().to_string();
+        assert!(error.contains("an IP address or localhost"), "{error}");
+    }
+
+    #[test]
+    fn origins_are_separated_by_commas_or_flags() {
+        let flags = ["--cors-origin", "http://a,http://b:1", "--cors-origin", "http://c"];
+        let listen = ListenConfig::resolve(&serve_args(&flags), "m").unwrap();
+        assert_eq!(listen.server.cors_origins, ["http://a", "http://b:1", "http://c"]);
+    }
+
+    #[test]
+    fn more_threads_than_cpus_are_warned_of_with_their_number() {
+        let warning =
+            |threads: usize| too_many_threads(&serve_args(&["--threads", &threads.to_string()]).model);
+        let warned = warning(num_cpus() + 1).unwrap();
+        assert!(warned.contains("--threads") && warned.contains(&format!("{} CPUs", num_cpus())), "{warned}");
+        assert_eq!(warning(num_cpus()), None);
+        assert_eq!(too_many_threads(&serve_args(&[]).model), None);
     }
 
     #[test]

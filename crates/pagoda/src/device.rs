@@ -156,6 +156,14 @@ impl Device {
         Ok(Device::Cpu(Box::new(backend.with_arithmetic(config.arithmetic))))
     }
 
+    /// Which kind it is.
+    pub(crate) fn kind(&self) -> DeviceKind {
+        match self {
+            Device::Cpu(_) => DeviceKind::Cpu,
+            Device::Cuda(_) => DeviceKind::Gpu,
+        }
+    }
+
     /// What may still be taken of its memory.
     pub(crate) fn memory(&self) -> anyhow::Result<DeviceMemory> {
         Ok(match self {

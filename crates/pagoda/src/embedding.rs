@@ -9,7 +9,7 @@ use pagoda_server::{EmbeddingError, EmbeddingSource, LoadedEncoder};
 use pagoda_text::{Tokenizer, TokenizerSource};
 
 use crate::args::ServeArgs;
-use crate::config::{num_threads, served_name};
+use crate::config::{check_names, num_threads, served_name};
 use crate::pull::{ModelReference, ModelStore};
 
 /// Turns embeddings off.
@@ -53,6 +53,7 @@ impl EmbeddingChoice {
             [] => vec![served_name(model)],
             names => names.to_vec(),
         };
+        check_names("--embedding-name", &names)?;
         // The decoder keeps half of the threads to itself even while texts are embedded.
         let num_threads = (num_threads(&args.model)? / 2).max(1);
         Ok(Some(EmbeddingChoice { model: model.to_owned(), names, max_len, num_threads }))

@@ -5,6 +5,7 @@
 
 mod args;
 mod banner;
+mod batch_limits;
 mod bench;
 mod config;
 mod conformance;

@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::args::{LoadFormat, ServeArgs};
+use crate::batch_limits::BatchLimits;
 use crate::config::{Config, ListenConfig};
 use crate::device::{Device, DeviceConfig};
 use crate::embedding::EmbeddingChoice;
@@ -146,6 +147,8 @@ pub(crate) struct Loaded {
 /// The device first: whoever asked for one that is not there need not wait for the model to be fetched.
 fn open_and_load(args: &ServeArgs, store: &ModelStore, model: &str) -> anyhow::Result<Loaded> {
     let device = Device::open(&DeviceConfig::resolve(&args.model)?)?;
+    // Nor need whoever asked for a batch that cannot be.
+    BatchLimits::resolve(&args.model, device.kind())?;
     let path = store.locate(model)?;
     let checkpoint = open_checkpoint(args.model.load_format, &path)
         .with_context(|| format!("{model} cannot be served"))?;

@@ -60,6 +60,17 @@ fn a_gpu_that_is_not_there_is_refused_with_the_reason_and_auto_takes_the_cpu() {
 }
 
 #[test]
+fn a_batch_that_cannot_be_is_one_line_naming_the_flag_before_a_model_is_looked_for() {
+    for flag in ["--block-size", "--max-num-seqs", "--max-num-batched-tokens", "--max-queued-requests"] {
+        let error = serve_fails(&["--port", "0", "--device", "cpu", flag, "0", "no-such-model"]);
+        assert!(error.starts_with(&format!("error: {flag} 0: ")), "{error}");
+    }
+    let flags = ["--port", "0", "--device", "cpu", "--max-num-batched-tokens", "1", "no-such-model"];
+    let error = serve_fails(&flags);
+    assert!(error.contains("--max-num-batched-tokens 1 ") && error.contains("--max-num-seqs 32"), "{error}");
+}
+
+#[test]
 fn too_little_kv_memory_is_one_line_naming_the_flag() {
     let Some(model) = support::real_model() else { return };
     let error = serve_fails(&["--port", "0", "--kv-cache-memory", "100k", model.to_str().unwrap()]);

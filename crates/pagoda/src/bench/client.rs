@@ -36,11 +36,18 @@ pub(crate) struct Record {
 }
 
 impl Target {
-    /// Reads `http://host:port[/prefix]`; a `/v1` at the end may be written or left out.
+    /// Reads `[http://]host:port[/prefix]`; a `/v1` at the end may be written or left out.
     pub(crate) fn parse(url: &str, api_key: Option<String>) -> anyhow::Result<Self> {
-        let uri: http::Uri = url.parse().with_context(|| format!("{url:?} is not a URL"))?;
-        if uri.scheme_str() != Some("http") {
-            bail!("{url:?}: only http:// URLs can be measured");
+        let with_scheme = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+        let uri: http::Uri = with_scheme.parse().with_context(|| format!("{url:?} is not a URL"))?;
+        match uri.scheme_str() {
+            Some("http") => {}
+            // The times would be those of another library's records, not of the server's chunks.
+            Some("https") => bail!(
+                "{url:?}: the load generator speaks plain HTTP only: name the server's own port behind what ends TLS, or a \
+                 local tunnel to it"
+            ),
+            _ => bail!("{url:?}: it must begin with http://, or with the host"),
         }
         let host = uri.host().with_context(|| format!("{url:?} names no host"))?;
         let authority = format!("{host}:{}", uri.port_u16().unwrap_or(80));
@@ -155,7 +162,19 @@ mod tests {
             let target = Target::parse(url, None).unwrap();
             assert_eq!((target.authority.as_str(), target.prefix.as_str()), ("127.0.0.1:8000", ""));
         }
-        assert!(Target::parse("https://127.0.0.1", None).is_err());
+        for (url, authority, prefix) in [
+            ("localhost:8331", "localhost:8331", ""),
+            ("127.0.0.1:8000/v1", "127.0.0.1:8000", ""),
+            ("[::1]:8000/behind/v1", "[::1]:8000", "/behind"),
+            ("host", "host:80", ""),
+        ] {
+            let target = Target::parse(url, None).unwrap();
+            assert_eq!((target.authority.as_str(), target.prefix.as_str()), (authority, prefix));
+        }
+        let refusal = |url| Target::parse(url, None).unwrap_err().to_string();
+        assert!(refusal("https://127.0.0.1").contains("plain HTTP"), "{}", refusal("https://127.0.0.1"));
+        assert!(refusal("ftp://127.0.0.1").contains("http://"), "{}", refusal("ftp://127.0.0.1"));
+        assert!(Target::parse("", None).is_err());
     }
 
     #[test]

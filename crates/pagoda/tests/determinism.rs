@@ -2,10 +2,11 @@
 //! among others, chunked, preempted and resumed, on a warm prefix cache, or as one of n.
 //!
 //! Each trial runs a request alone and then again in a random environment. The totals at the end prove that every kind of
-//! environment really occurred, and a negative control proves that the comparison can fail.
+//! environment really occurred to the request that was compared, and a negative control proves that the comparison can fail.
 
 mod support;
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use pagoda_engine::{
 use pagoda_model::{Checkpoint, ModelRunner, RunnerConfig};
 use pagoda_testkit::WalkConstraint;
 use support::rng::Rng;
+use support::witness::{Seen, Witness};
 
 type Payload = Option<TokenLogprobs>;
 
@@ -30,6 +32,10 @@ struct Environment {
     block_size: usize,
     /// Run the request once before, so that the measured run finds its prefix cached.
     is_warm: bool,
+    /// The request's n.
+    num_choices: u32,
+    /// The request arrives before its neighbours and ranks behind them, so that it is the one to be preempted.
+    is_victim: bool,
     others: Vec<Request>,
 }
 
@@ -41,16 +47,57 @@ struct TokenBits {
     top: Vec<(u32, u32)>,
 }
 
-/// What happened during all the trials of a test.
+/// What happened during all the trials of a test. Except for neighbours and preemptions it happened to the request that was
+/// compared; where nothing else is said, the number of trials in which it did.
 #[derive(Debug, Default)]
 struct Totals {
     trials: u64,
+    /// Requests beside the compared ones.
     neighbours: u64,
+    /// Of any request.
     preemptions: u64,
+    /// Preempted, and computed again.
+    resumed: u64,
+    /// The same, after its first token.
+    resumed_midway: u64,
+    /// Tokens.
     cached_tokens: u64,
     chunked_prompts: u64,
-    parallel_samples: u64,
+    in_company: u64,
+    /// n of 1 alone and above 1 among others, or the other way round.
+    another_n: u64,
+    /// n above 1 both times.
+    same_n: u64,
     constrained: u64,
+}
+
+impl Totals {
+    fn add(&mut self, seen: Seen) {
+        self.resumed += u64::from(seen.num_resumptions > 0);
+        self.resumed_midway += u64::from(seen.num_resumptions_midway > 0);
+        self.chunked_prompts += u64::from(seen.num_chunks > 0);
+        self.in_company += u64::from(seen.num_shared_steps > 0);
+    }
+
+    /// Every kind of environment was met by at least one of `one_in` compared requests.
+    fn assert_each_in_one_of(&self, one_in: u64) {
+        let kinds = [
+            ("preempted and resumed", self.resumed),
+            ("preempted and resumed after the first token", self.resumed_midway),
+            ("on a warm cache", self.cached_tokens),
+            ("in chunks", self.chunked_prompts),
+            ("in company", self.in_company),
+            ("with another n", self.another_n),
+            ("with n > 1 both times", self.same_n),
+            ("constrained", self.constrained),
+        ];
+        for (kind, num_trials) in kinds {
+            assert!(
+                one_in * num_trials >= self.trials,
+                "too few requests {kind} to prove anything: {self:?}"
+            );
+        }
+    }
 }
 
 fn bits(token: u32, extra: &Payload) -> TokenBits {
@@ -62,10 +109,10 @@ fn bits(token: u32, extra: &Payload) -> TokenBits {
     }
 }
 
-/// The tokens of the request's sequences in one run.
+/// The tokens of the request's choices in one run.
 type Outcome = Vec<Vec<TokenBits>>;
 
-/// Runs `request` to its end in `environment`, arriving in the middle of its neighbours.
+/// Runs `request` to its end in `environment`, arriving in the middle of its neighbours. Its n is the environment's.
 fn run<E: Executor<Extra = Payload>>(
     request: &Request,
     environment: &Environment,
@@ -82,43 +129,58 @@ fn run<E: Executor<Extra = Payload>>(
         watermark_blocks: 0,
         ..EngineConfig::default()
     };
+    let (executor, testimony) = Witness::new(executor);
     let mut engine = Engine::new(config, executor).expect("the test's sizes are valid");
     let mut next_id = 0;
-    let mut add = |engine: &mut Engine<E>, request: &Request| {
+    let mut add = |engine: &mut Engine<Witness<E>>, request: &Request| {
         let id = RequestId(next_id);
         next_id += 1;
         engine.add_request(id, request.clone()).expect("the test's requests are valid");
         id
     };
     if environment.is_warm {
-        let warming = add(&mut engine, request);
-        drive(&mut engine, warming, request, totals);
+        // Parameters of its own: what happens to it is not to be told of the measured one.
+        let sampling = Arc::new((*request.sampling).clone());
+        let warming = add(&mut engine, &Request { sampling, num_sequences: 1, ..request.clone() });
+        drive(&mut engine, warming, 1, &mut Totals::default());
     }
-    let (before, after) = environment.others.split_at(environment.others.len() / 2);
+    let num_before = if environment.is_victim { 0 } else { environment.others.len() / 2 };
+    let (before, after) = environment.others.split_at(num_before);
     for other in before {
         add(&mut engine, other);
     }
     for _ in 0..before.len().min(3) {
         engine.step();
     }
-    let measured = add(&mut engine, request);
+    let priority = if environment.is_victim { LAST } else { request.priority };
+    let request = Request { num_sequences: environment.num_choices, priority, ..request.clone() };
+    let measured = add(&mut engine, &request);
+    if environment.is_victim {
+        engine.step();
+    }
     for other in after {
         add(&mut engine, other);
     }
-    let outcome = drive(&mut engine, measured, request, totals);
-    totals.preemptions += engine.stats().num_preemptions;
+    let outcome = drive(&mut engine, measured, environment.num_choices, totals);
+    let seen = testimony.lock().expect("no holder panics").of(&request.sampling, request.prompt.len());
+    let num_preemptions = engine.stats().num_preemptions;
+    assert!(seen.num_resumptions <= num_preemptions, "{seen:?}, but {num_preemptions} preemptions");
+    totals.preemptions += num_preemptions;
+    totals.add(seen);
     outcome
 }
 
 const MAX_NUM_SEQS: usize = 40;
+/// A priority behind that of every random request.
+const LAST: i32 = 3;
 
 fn drive<E: Executor<Extra = Payload>>(
-    engine: &mut Engine<E>,
+    engine: &mut Engine<Witness<E>>,
     measured: RequestId,
-    request: &Request,
+    num_choices: u32,
     totals: &mut Totals,
 ) -> Outcome {
-    let mut outcome = vec![Vec::new(); request.num_sequences as usize];
+    let mut outcome = vec![Vec::new(); num_choices as usize];
     for _ in 0..100_000 {
         let step = engine.step();
         for event in engine.take_events() {
@@ -141,8 +203,8 @@ fn drive<E: Executor<Extra = Payload>>(
     panic!("{measured} did not end within 100,000 steps");
 }
 
-fn random_request(rng: &mut Rng, vocab_size: u32, max_prompt: usize, max_tokens: u32) -> Request {
-    let len = rng.range(1, max_prompt as u64) as usize;
+fn random_request(rng: &mut Rng, vocab_size: u32, lens: &Lens) -> Request {
+    let len = draw(rng, &lens.prompt) as usize;
     // A small alphabet makes prompts share prefixes by chance.
     let alphabet = if rng.chance(2) { 3 } else { vocab_size };
     let prompt = (0..len).map(|_| rng.range(0, u64::from(alphabet) - 1) as u32).collect();
@@ -163,7 +225,7 @@ fn random_request(rng: &mut Rng, vocab_size: u32, max_prompt: usize, max_tokens:
         prompt,
         sampling: Arc::new(sampling),
         stop: StopCriteria {
-            max_tokens: rng.range(1, u64::from(max_tokens)) as u32,
+            max_tokens: draw(rng, &lens.output),
             min_tokens: 0,
             stop_token_ids: Arc::from([]),
             repetition: None,
@@ -176,23 +238,63 @@ fn random_request(rng: &mut Rng, vocab_size: u32, max_prompt: usize, max_tokens:
     }
 }
 
+fn draw(rng: &mut Rng, range: &RangeInclusive<u32>) -> u32 {
+    rng.range(u64::from(*range.start()), u64::from(*range.end())) as u32
+}
+
 /// Values of some tokens; what is allowed depends on every token before.
 fn constraint(rng: &mut Rng, vocab_size: u32) -> Box<dyn TokenConstraint> {
     Box::new(WalkConstraint::new(rng.next(), vocab_size, rng.range(2, 14) as u32))
+}
+
+/// Tokens of random requests.
+struct Lens {
+    prompt: RangeInclusive<u32>,
+    output: RangeInclusive<u32>,
+}
+
+/// Which kinds of environment a trial is to have. Drawn from the trial's number, so that every run has the same kinds, with other
+/// requests in them.
+struct Kind {
+    is_constrained: bool,
+    num_choices_alone: u32,
+    num_choices_among: u32,
+    is_warm: bool,
+    /// Steps are as small as the engine permits.
+    is_chunked: bool,
+    /// The KV pool holds little more than one request.
+    is_tight: bool,
+    is_victim: bool,
+}
+
+impl Kind {
+    fn of_trial(index: u64, is_crowded: bool) -> Self {
+        let mut rng = Rng::new(index);
+        Kind {
+            is_constrained: rng.chance(3),
+            num_choices_alone: if rng.chance(3) { 3 } else { 1 },
+            num_choices_among: if rng.chance(2) { 3 } else { 1 },
+            is_warm: rng.chance(3),
+            is_chunked: rng.chance(3),
+            is_tight: is_crowded || rng.chance(2),
+            is_victim: is_crowded && !rng.chance(4) || rng.chance(2),
+        }
+    }
 }
 
 /// Sizes of a family of trials.
 struct Trials<'a> {
     checkpoint: &'a Checkpoint,
     vocab_size: u32,
-    max_prompt: usize,
-    max_tokens: u32,
-    max_others: u64,
+    lens: Lens,
+    num_others: RangeInclusive<u32>,
+    /// Few trials: each of them has a tight pool, and most a victim.
+    is_crowded: bool,
 }
 
 impl Trials<'_> {
     fn max_model_len(&self) -> usize {
-        self.max_prompt + self.max_tokens as usize
+        (self.lens.prompt.end() + self.lens.output.end()) as usize
     }
 
     fn executor(&self, isa: Isa, environment: &Environment) -> ModelRunner<CpuBackend> {
@@ -216,18 +318,20 @@ impl Trials<'_> {
             num_blocks: 512,
             block_size,
             is_warm: false,
+            num_choices: 1,
+            is_victim: false,
             others: Vec::new(),
         }
     }
 
-    fn rough(&self, rng: &mut Rng, request: &Request) -> Environment {
+    fn rough(&self, rng: &mut Rng, request: &Request, kind: &Kind) -> Environment {
         let block_size = [8, 16, 32][rng.range(0, 2) as usize];
         let least = EngineConfig::min_num_blocks(self.max_model_len(), block_size);
-        let is_tight = rng.chance(2);
-        let num_others = rng.range(0, self.max_others);
+        let lens = Lens { prompt: 1..=*self.lens.prompt.end(), output: self.lens.output.clone() };
+        let num_others = draw(rng, &self.num_others);
         let others = (0..num_others)
             .map(|_| {
-                let mut other = random_request(rng, self.vocab_size, self.max_prompt, self.max_tokens);
+                let mut other = random_request(rng, self.vocab_size, &lens);
                 if rng.chance(3) {
                     // Shares a prefix of random length with the measured request.
                     let shared = rng.range(1, request.prompt.len() as u64) as usize;
@@ -238,34 +342,50 @@ impl Trials<'_> {
             .collect();
         Environment {
             num_threads: rng.range(1, 3) as usize,
-            max_num_batched_tokens: [MAX_NUM_SEQS, 64, 512][rng.range(0, 2) as usize],
-            num_blocks: if is_tight { least + rng.range(0, 3) as usize } else { 512 },
+            max_num_batched_tokens: if kind.is_chunked { MAX_NUM_SEQS } else { 64 << rng.range(0, 3) },
+            num_blocks: if kind.is_tight { least + rng.range(0, 3) as usize } else { 512 },
             block_size,
-            is_warm: rng.chance(3),
+            is_warm: kind.is_warm,
+            num_choices: kind.num_choices_among,
+            is_victim: kind.is_victim,
             others,
         }
     }
 
-    /// One trial: alone, then in a random environment.
-    fn trial(&self, isa: Isa, seed: u64, totals: &mut Totals) {
+    /// Trial number `index`: alone, then in a random environment.
+    fn trial(&self, isa: Isa, (first_seed, index): (u64, u64), totals: &mut Totals) {
+        let seed = first_seed.wrapping_add(index);
         let mut rng = Rng::new(seed);
-        let request = random_request(&mut rng, self.vocab_size, self.max_prompt, self.max_tokens);
-        let calm = self.calm(16);
+        let kind = Kind::of_trial(index, self.is_crowded);
+        let mut request = Request {
+            constraint: kind.is_constrained.then(|| constraint(&mut rng, self.vocab_size)),
+            ..random_request(&mut rng, self.vocab_size, &self.lens)
+        };
+        if kind.is_victim {
+            // It should still be there when its neighbours need the room.
+            request.stop.max_tokens = *self.lens.output.end();
+        }
+        let calm = Environment { num_choices: kind.num_choices_alone, ..self.calm(16) };
         let mut unused = Totals::default();
         let alone = run(&request, &calm, self.max_model_len(), self.executor(isa, &calm), &mut unused);
-        let rough = self.rough(&mut rng, &request);
+        let rough = self.rough(&mut rng, &request, &kind);
         let among = run(&request, &rough, self.max_model_len(), self.executor(isa, &rough), totals);
-        assert!(
-            alone == among,
-            "seed {seed}, {isa:?}: the request gave other bits among {} others than alone\n{rough:?}\nalone {alone:?}\namong {among:?}",
-            rough.others.len(),
-        );
+        // The choices that both runs have: choice 0 always.
+        for (choice, (alone, among)) in alone.iter().zip(&among).enumerate() {
+            assert!(
+                alone == among,
+                "seed {seed}, {isa:?}: choice {choice} of {} got other bits among {} others than alone as one of {}\n\
+                 {rough:?}\nalone {alone:?}\namong {among:?}",
+                rough.num_choices,
+                rough.others.len(),
+                calm.num_choices,
+            );
+        }
         totals.trials += 1;
         totals.neighbours += rough.others.len() as u64;
-        totals.parallel_samples += u64::from(request.num_sequences > 1);
+        totals.another_n += u64::from(calm.num_choices != rough.num_choices);
+        totals.same_n += u64::from(calm.num_choices > 1 && rough.num_choices > 1);
         totals.constrained += u64::from(request.constraint.is_some());
-        let budget = rough.max_num_batched_tokens.max(MAX_NUM_SEQS);
-        totals.chunked_prompts += u64::from(request.prompt.len() > budget);
     }
 }
 
@@ -315,30 +435,18 @@ fn a_thousand_requests_give_the_same_bits_alone_and_in_any_company() {
         let trials = Trials {
             checkpoint: &checkpoint,
             vocab_size: checkpoint.config().vocab_size as u32,
-            max_prompt: 90,
-            max_tokens: 16,
-            max_others: 32,
+            lens: Lens { prompt: 1..=90, output: 1..=16 },
+            num_others: 0..=32,
+            is_crowded: false,
         };
         let isa = isas.get(index as usize / WeightFormat::ALL.len() % isas.len().max(1));
-        trials.trial(isa.copied().unwrap_or(Isa::Portable), first_seed.wrapping_add(index), &mut totals);
+        trials.trial(isa.copied().unwrap_or(Isa::Portable), (first_seed, index), &mut totals);
     }
     println!("{totals:?}");
     assert_eq!(totals.trials, num_trials);
     assert!(totals.neighbours > 5 * num_trials, "{totals:?}");
-    assert!(10 * totals.preemptions > num_trials, "too few preemptions to prove anything: {totals:?}");
     assert!(totals.cached_tokens > num_trials, "too few prefix hits to prove anything: {totals:?}");
-    assert!(
-        10 * totals.chunked_prompts > num_trials,
-        "too few chunked prompts to prove anything: {totals:?}"
-    );
-    assert!(
-        10 * totals.parallel_samples > num_trials,
-        "too few requests with n > 1 to prove anything: {totals:?}"
-    );
-    assert!(
-        10 * totals.constrained > num_trials,
-        "too few constrained requests to prove anything: {totals:?}"
-    );
+    totals.assert_each_in_one_of(20);
 }
 
 #[test]
@@ -352,16 +460,16 @@ fn twenty_requests_to_smollm2_give_the_same_bits_alone_and_in_any_company() {
         let trials = Trials {
             checkpoint: &checkpoint,
             vocab_size: 49_152,
-            max_prompt: 90,
-            max_tokens: 10,
-            max_others: 8,
+            lens: Lens { prompt: 45..=72, output: 10..=18 },
+            num_others: 2..=6,
+            is_crowded: true,
         };
         let isa = isas.get(index as usize % isas.len().max(1));
-        trials.trial(isa.copied().unwrap_or(Isa::Portable), first_seed.wrapping_add(index), &mut totals);
+        trials.trial(isa.copied().unwrap_or(Isa::Portable), (first_seed, index), &mut totals);
     }
     println!("{totals:?}");
     assert_eq!(totals.trials, 20);
-    assert!(totals.cached_tokens > 0, "no prefix hit: {totals:?}");
+    totals.assert_each_in_one_of(20);
 }
 
 /// Moves every logprob by one unit in the last place when the request has company.
@@ -394,10 +502,11 @@ fn one_unit_in_the_last_place_that_depends_on_the_company_is_noticed() {
         .expect("the tiny model can be written");
     let checkpoint = open(&path);
     let vocab_size = checkpoint.config().vocab_size as u32;
-    let trials = Trials { checkpoint: &checkpoint, vocab_size, max_prompt: 40, max_tokens: 8, max_others: 8 };
+    let lens = Lens { prompt: 1..=40, output: 1..=8 };
+    let trials = Trials { checkpoint: &checkpoint, vocab_size, lens, num_others: 0..=8, is_crowded: false };
     let mut rng = Rng::new(7);
-    let request = random_request(&mut rng, vocab_size, 40, 8);
-    let other = random_request(&mut rng, vocab_size, 40, 8);
+    let request = random_request(&mut rng, vocab_size, &trials.lens);
+    let other = random_request(&mut rng, vocab_size, &trials.lens);
     let calm = trials.calm(16);
     let accompanied = Environment { others: vec![other; 4], ..calm.clone() };
     let isa = Isa::detect();

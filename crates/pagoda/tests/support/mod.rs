@@ -11,6 +11,7 @@ pub(crate) mod server;
 /// The binary's own way from a checkpoint to tokenizer and template.
 #[path = "../../src/text.rs"]
 mod text;
+pub(crate) mod witness;
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -63,7 +63,7 @@ impl BatchLimits {
 
 fn check_block_size(block_size: usize, kind: DeviceKind) -> anyhow::Result<()> {
     match kind {
-        DeviceKind::Cpu if block_size % 8 != 0 || !(8..=MOST_BLOCK_SIZE).contains(&block_size) => {
+        DeviceKind::Cpu if !block_size.is_multiple_of(8) || !(8..=MOST_BLOCK_SIZE).contains(&block_size) => {
             bail!("--block-size {block_size}: it must be a multiple of 8 from 8 to {MOST_BLOCK_SIZE}")
         }
         DeviceKind::Gpu if !block_size.is_power_of_two() || !(16..=256).contains(&block_size) => {

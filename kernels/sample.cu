@@ -34,10 +34,6 @@ __device__ __forceinline__ Key key_of(float logit, uint32_t token) {
     const uint32_t ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
     return Key(ordered) << 32 | (0xFFFFFFFFu - token);
 }
-__device__ __forceinline__ Key finite_key(uint32_t bits, uint32_t token) {
-    const float logit = __uint_as_float(bits);
-    return isfinite(logit) ? key_of(logit, token) : NOT_FINITE;
-}
 __device__ __forceinline__ uint32_t token_of(Key key) { return 0xFFFFFFFFu - uint32_t(key); }
 
 __device__ __forceinline__ bool is_removed(float logit) { return logit == -INFINITY; }
@@ -112,21 +108,12 @@ struct Row {
         });
     }
 
-    // The largest key, or `NOT_FINITE` if one of the logits is that. All that greedy reads: sixteen bytes at a time where rows begin so,
-    // because one block alone must keep enough on its way (512 threads x 4 loads of 4 bytes are 8 kB, some 12 GB/s).
+    // The largest key, or `NOT_FINITE` if one of the logits is that. All that greedy reads.
     __device__ Key largest(Shared& shared) const {
-        const uint32_t num_quads = reinterpret_cast<size_t>(logits) % sizeof(uint4) == 0 ? len / 4 : 0;
         Key largest = 0;
-#pragma unroll 4
-        for (uint32_t quad = threadIdx.x; quad < num_quads; quad += THREADS) {
-            const uint4 bits = reinterpret_cast<const uint4*>(logits)[quad];
-            const Key low = max(finite_key(bits.x, 4 * quad), finite_key(bits.y, 4 * quad + 1));
-            const Key high = max(finite_key(bits.z, 4 * quad + 2), finite_key(bits.w, 4 * quad + 3));
-            largest = max(largest, max(low, high));
-        }
-        for (uint32_t token = 4 * num_quads + threadIdx.x; token < len; token += THREADS) {
-            largest = max(largest, finite_key(__float_as_uint(logits[token]), token));
-        }
+        each([&](uint32_t token, float logit) {
+            largest = max(largest, isfinite(logit) ? key_of(logit, token) : NOT_FINITE);
+        });
         return block_max(largest, shared);
     }
 

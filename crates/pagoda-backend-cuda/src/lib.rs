@@ -48,7 +48,7 @@ pub use driver::{DriverDevice, DriverGraph, DriverMemory, DriverMoment, MemoryMe
 pub use e4m3::{E4M3_TOLERANCE, round_e4m3};
 pub use element::Element;
 pub use images::{embedded_archs, embedded_kernels};
-pub use memory::{CudaKvCache, CudaRope, CudaTensor, CudaVector};
+pub use memory::{BLOCK_SIZES, CudaKvCache, CudaRope, CudaTensor, CudaVector};
 pub use meter::{MeterDevice, MeterMemory};
 pub use params::layout as params_layout;
 pub use pinned::DriverReading;

@@ -5,6 +5,9 @@ use pagoda_backend::{BackendError, KvFormat, KvLayout};
 use crate::device::{Device, Memory, TensorMap};
 use crate::params::{KvView, Plain, Pointer, bytes_of};
 
+/// Slots that a block may have: kernels find a slot's block by a shift, and read 16 slots as one piece.
+pub const BLOCK_SIZES: [usize; 5] = [16, 32, 64, 128, 256];
+
 /// What an activation matrix holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TensorKind {
@@ -86,10 +89,8 @@ impl<M: Memory> CudaKvCache<M> {
                 "head_dim {head_dim}: kernels have 64, 96, 128, 256"
             )));
         }
-        if !block_size.is_power_of_two() || !(16..=256).contains(&block_size) {
-            return Err(BackendError::Unsupported(format!(
-                "blocks of {block_size} slots: 16, 32, 64, .. 256"
-            )));
+        if !BLOCK_SIZES.contains(&block_size) {
+            return Err(BackendError::Unsupported(format!("blocks of {block_size} slots: {BLOCK_SIZES:?}")));
         }
         Ok(())
     }

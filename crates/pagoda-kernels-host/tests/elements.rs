@@ -9,21 +9,7 @@ use pagoda_backend::Backend;
 use pagoda_backend_cpu::{CpuBackend, CpuOptions};
 use pagoda_backend_cuda::{CudaBackend, Element, LinearPolicy};
 use pagoda_engine::{Engine, EngineEvent, Request, RequestEvent, RequestId, SamplingParams, StepOutcome};
-use pagoda_model::{ModelRunner, RunnerConfig};
-
-/// The smallest shape that the kernels have.
-const CONFIG: &str = r#"{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 128,
-    "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
-    "head_dim": 64, "vocab_size": 320, "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-    "tie_word_embeddings": true, "hidden_act": "silu", "torch_dtype": "bfloat16", "bos_token_id": 1, "eos_token_id": 2}"#;
-
-const LIMITS: RunnerConfig = RunnerConfig {
-    block_size: 16,
-    num_blocks: 8,
-    max_num_seqs: 2,
-    max_num_batched_tokens: 16,
-    max_model_len: 64,
-};
+use pagoda_model::ModelRunner;
 
 #[test]
 fn f16_is_nearer_to_exact_arithmetic_than_bf16() {
@@ -44,8 +30,9 @@ fn f16_is_nearer_to_exact_arithmetic_than_bf16() {
 
 /// Of every token of a prompt but the first.
 fn logprobs<B: Backend>(backend: B) -> Vec<f32> {
-    let runner = ModelRunner::load(&model::dummy(CONFIG), backend, LIMITS).expect("the model loads");
-    let mut engine = Engine::new(model::engine_config(&LIMITS), runner).expect("a valid configuration");
+    let runner =
+        ModelRunner::load(&model::dummy(model::SMALL), backend, model::SHORT).expect("the model loads");
+    let mut engine = Engine::new(model::engine_config(&model::SHORT), runner).expect("a valid configuration");
     let prompt = (0..40).map(|place| 3 + place * 37 % 300).collect();
     let request = Request { prompt_logprobs: Some(0), ..model::request(prompt, 1, SamplingParams::greedy()) };
     engine.add_request(RequestId(0), request).expect("the request fits");

@@ -221,7 +221,7 @@ fn mutations() -> Vec<Mutation> {
             "const float factor = 1.0f;",
             &[CHUNKS, PROMPTS],
         ),
-        sampling("token = 4 * num_quads + threadIdx.x", "token = 4 * num_quads + THREADS + threadIdx.x"),
+        sampling("start += IN_FLIGHT * THREADS * 4", "start += (IN_FLIGHT + 1) * THREADS * 4"),
         sampling(
             "(params.masks[rule.first_mask_word + word] >> (token % 32) & 1)",
             "(params.masks[rule.first_mask_word + word] >> (token % 31) & 1)",

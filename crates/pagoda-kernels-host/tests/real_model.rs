@@ -12,22 +12,13 @@ use pagoda_backend_cuda::{CudaBackend, Element, LinearPolicy};
 use pagoda_engine::{
     Engine, EngineEvent, Request, RequestEvent, RequestId, SamplingParams, StepOutcome, TokenLogprobs,
 };
-use pagoda_model::{Checkpoint, ModelRunner, RunnerConfig};
+use pagoda_model::{Checkpoint, ModelRunner};
 
 /// "The capital of France is Paris. The capital of Italy is Rome. .." in SmolLM2's ids: more than one step, and a block and
 /// a bit.
 const PROMPT: [u32; 19] =
     [504, 3575, 282, 4649, 314, 7042, 30, 378, 3575, 282, 7158, 314, 7268, 30, 378, 3575, 282, 3085, 314];
 const NUM_NEW: u32 = 2;
-
-/// Steps of 16 tokens at most: the products then go to `skinny_gemm`, whose emulation is the faster one.
-const LIMITS: RunnerConfig = RunnerConfig {
-    block_size: 16,
-    num_blocks: 8,
-    max_num_seqs: 2,
-    max_num_batched_tokens: 16,
-    max_model_len: 64,
-};
 
 #[test]
 fn a_real_model_agrees_with_the_cpu() {
@@ -64,8 +55,8 @@ struct Answer {
 
 fn run<B: Backend>(path: &Path, backend: B) -> Answer {
     let checkpoint = Checkpoint::open(path).expect("a readable model");
-    let runner = ModelRunner::load(&checkpoint, backend, LIMITS).expect("the model loads");
-    let mut engine = Engine::new(model::engine_config(&LIMITS), runner).expect("a valid configuration");
+    let runner = ModelRunner::load(&checkpoint, backend, model::SHORT).expect("the model loads");
+    let mut engine = Engine::new(model::engine_config(&model::SHORT), runner).expect("a valid configuration");
     let request = Request {
         prompt_logprobs: Some(1),
         ..model::request(PROMPT.to_vec(), NUM_NEW, SamplingParams::greedy())

@@ -20,13 +20,8 @@ use pagoda_model::{Checkpoint, MemoryBudget, ModelRunner, RunnerConfig};
 
 type Runner = ModelRunner<CudaBackend<Faulty<HostDevice>>>;
 
-/// The smallest shape that the kernels have. Steps have at most 16 rows, so that every product is one of `skinny_gemm`: its rows do
-/// not depend on each other, and its emulation is the faster one.
-const CONFIG: &str = r#"{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 128,
-    "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
-    "head_dim": 64, "vocab_size": 320, "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-    "tie_word_embeddings": true, "hidden_act": "silu", "torch_dtype": "bfloat16", "bos_token_id": 1, "eos_token_id": 2}"#;
-
+/// Steps have at most 16 rows, so that every product is one of `skinny_gemm`: its rows do not depend on each other, and its
+/// emulation is the faster one.
 const LIMITS: RunnerConfig = RunnerConfig {
     block_size: 16,
     num_blocks: 64,
@@ -36,7 +31,7 @@ const LIMITS: RunnerConfig = RunnerConfig {
 };
 
 fn checkpoint() -> Checkpoint {
-    model::dummy(CONFIG)
+    model::dummy(model::SMALL)
 }
 
 fn backend(commands: &Commands, device: HostDevice) -> CudaBackend<Faulty<HostDevice>> {

@@ -2,6 +2,7 @@
 //! fetched or loaded. Every refusal names the flag and what it may be.
 
 use anyhow::bail;
+use pagoda_backend_cuda::BLOCK_SIZES;
 
 use crate::args::ModelArgs;
 use crate::device::DeviceKind;
@@ -66,8 +67,8 @@ fn check_block_size(block_size: usize, kind: DeviceKind) -> anyhow::Result<()> {
         DeviceKind::Cpu if !block_size.is_multiple_of(8) || !(8..=MOST_BLOCK_SIZE).contains(&block_size) => {
             bail!("--block-size {block_size}: it must be a multiple of 8 from 8 to {MOST_BLOCK_SIZE}")
         }
-        DeviceKind::Gpu if !block_size.is_power_of_two() || !(16..=256).contains(&block_size) => {
-            bail!("--block-size {block_size}: on a GPU it must be 16, 32, 64, 128 or 256")
+        DeviceKind::Gpu if !BLOCK_SIZES.contains(&block_size) => {
+            bail!("--block-size {block_size}: on a GPU it must be one of {BLOCK_SIZES:?}")
         }
         _ => Ok(()),
     }

@@ -10,6 +10,21 @@ use pagoda_model::{Checkpoint, RunnerConfig};
 
 use crate::support;
 
+/// The smallest shape that the kernels have, as a `config.json`.
+pub(crate) const SMALL: &str = r#"{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 128,
+    "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+    "head_dim": 64, "vocab_size": 320, "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+    "tie_word_embeddings": true, "hidden_act": "silu", "torch_dtype": "bfloat16", "bos_token_id": 1, "eos_token_id": 2}"#;
+
+/// Room for a short answer. Steps of 16 tokens at most: the products then go to `skinny_gemm`, whose emulation is the faster one.
+pub(crate) const SHORT: RunnerConfig = RunnerConfig {
+    block_size: 16,
+    num_blocks: 8,
+    max_num_seqs: 2,
+    max_num_batched_tokens: 16,
+    max_model_len: 64,
+};
+
 /// A device of its own; `None` where the kernels cannot be compiled.
 pub(crate) fn host() -> Option<HostDevice> {
     if !support::can_run_here() {
